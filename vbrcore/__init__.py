@@ -1,0 +1,3 @@
+"""Backs up and recovers virtual machines of every hypervisor."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,78 @@
+"""Every question that the service answers, as data: the server routes by this table, the client calls by it.
+
+A GET operation carries its request in the query string, the others in a JSON body.
+"""
+
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+from vbrcore.api import types as t
+
+Req = TypeVar("Req", bound=msgspec.Struct)
+Rep = TypeVar("Rep")
+
+
+class Operation(msgspec.Struct, Generic[Req, Rep], frozen=True):
+    """One question: `changes` ones are audited. `starts` ones begin a session."""
+
+    name: str
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    request: type[Req]
+    reply: type[Rep]
+
+
+HYPERVISOR_ADD = Operation("hypervisor_add", "POST", "/v1/hypervisors", t.HypervisorAdd, t.HypervisorView)
+HYPERVISOR_LIST = Operation(
+    "hypervisor_list", "GET", "/v1/hypervisors", t.Nothing, tuple[t.HypervisorView, ...]
+)
+HYPERVISOR_SHOW = Operation("hypervisor_show", "GET", "/v1/hypervisor", t.ByName, t.HypervisorView)
+HYPERVISOR_REMOVE = Operation("hypervisor_remove", "DELETE", "/v1/hypervisor", t.Remove, t.Nothing)
+
+REPOSITORY_ADD = Operation("repository_add", "POST", "/v1/repositories", t.RepositoryAdd, t.RepositoryView)
+REPOSITORY_LIST = Operation(
+    "repository_list", "GET", "/v1/repositories", t.Nothing, tuple[t.RepositoryView, ...]
+)
+REPOSITORY_SHOW = Operation("repository_show", "GET", "/v1/repository", t.ByName, t.RepositoryView)
+REPOSITORY_REMOVE = Operation("repository_remove", "DELETE", "/v1/repository", t.Remove, t.Nothing)
+
+SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[t.ServerView, ...])
+PLUGIN_LIST = Operation("plugin_list", "GET", "/v1/plugins", t.Nothing, tuple[t.PluginView, ...])
+
+CREDENTIAL_ADD = Operation("credential_add", "POST", "/v1/credentials", t.CredentialAdd, t.CredentialView)
+CREDENTIAL_LIST = Operation(
+    "credential_list", "GET", "/v1/credentials", t.Nothing, tuple[t.CredentialView, ...]
+)
+CREDENTIAL_REMOVE = Operation("credential_remove", "DELETE", "/v1/credential", t.ByName, t.Nothing)
+
+JOB_CREATE = Operation("job_create", "POST", "/v1/jobs", t.JobCreate, t.JobView)
+JOB_LIST = Operation("job_list", "GET", "/v1/jobs", t.Nothing, tuple[t.JobView, ...])
+JOB_SHOW = Operation("job_show", "GET", "/v1/job", t.ByName, t.JobView)
+JOB_RUN = Operation("job_run", "POST", "/v1/job/run", t.ByName, t.SessionStarted)
+JOB_STOP = Operation("job_stop", "POST", "/v1/job/stop", t.JobStop, t.Nothing)
+JOB_SCHEDULE = Operation("job_schedule", "POST", "/v1/job/schedule", t.JobSchedule, t.JobView)
+JOB_DELETE = Operation("job_delete", "DELETE", "/v1/job", t.Remove, t.Nothing)
+
+SESSION_LIST = Operation("session_list", "GET", "/v1/sessions", t.SessionQuery, tuple[t.SessionView, ...])
+SESSION_SHOW = Operation("session_show", "GET", "/v1/session", t.ByName, t.SessionView)
+SESSION_LOG = Operation("session_log", "GET", "/v1/session/log", t.LogQuery, t.LogChunk)
+SESSIONS_LIVE = Operation("sessions_live", "GET", "/v1/sessions/live", t.Nothing, tuple[t.SessionView, ...])
+PROCESS_LIST = Operation("process_list", "GET", "/v1/processes", t.Nothing, tuple[t.ProcessView, ...])
+
+POINT_LIST = Operation("point_list", "GET", "/v1/points", t.PointQuery, tuple[t.PointView, ...])
+POINT_SHOW = Operation("point_show", "GET", "/v1/point", t.ByName, t.PointView)
+POINT_DELETE = Operation("point_delete", "DELETE", "/v1/points", t.PointDelete, t.SessionStarted)
+RESTORE_DISK = Operation("restore_disk", "POST", "/v1/restore/disk", t.RestoreDisk, t.SessionStarted)
+RESTORE_MACHINE = Operation(
+    "restore_machine", "POST", "/v1/restore/machine", t.RestoreMachine, t.SessionStarted
+)
+VERIFY = Operation("verify", "POST", "/v1/verify", t.Verify, t.SessionStarted)
+
+SERVICE_SHOW = Operation("service_show", "GET", "/v1/service", t.Nothing, t.ServiceView)
+SERVICE_STOP = Operation("service_stop", "POST", "/v1/service/stop", t.ServiceStop, t.Nothing)
+
+LIVE_STATUS = Operation("live_status", "POST", "/v1/internal/live", t.LiveStatus, t.Nothing)
+POKE = Operation("poke", "POST", "/v1/internal/poke", t.Poke, t.Nothing)
+
+ALL = tuple(value for value in list(globals().values()) if isinstance(value, Operation))

@@ -1,0 +1,343 @@
+"""What the service is asked and what it answers, as typed values. JSON keys are these field names; they stay."""
+
+from typing import Literal
+
+import msgspec
+
+from vbrcore.model.errors import ErrorInfo
+from vbrcore.model.job import Compression, Schedule
+from vbrcore.model.session import Result, SessionKind, SessionState, Totals
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """No fields."""
+
+
+# --- inventory --------------------------------------------------------------------------------------
+
+
+class HypervisorAdd(msgspec.Struct, frozen=True):
+    """`secrets`: settings that the plugin seals. Paths are absolute (the client makes them so)."""
+
+    name: str
+    plugin: str
+    settings: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+
+
+class HypervisorView(msgspec.Struct, frozen=True):
+    hypervisor_id: str
+    name: str
+    plugin: str
+    settings: dict[str, str]
+
+
+class RepositoryAdd(msgspec.Struct, frozen=True):
+    name: str
+    path: str
+    slots: int | None = None
+    reserve_bytes: int | None = None
+
+
+class RepositoryView(msgspec.Struct, frozen=True):
+    """`state`: ok, not_mounted, read_only, below_reserve; `reason` says more."""
+
+    repository_id: str
+    name: str
+    server: str
+    path: str
+    slots: int
+    slots_used: int
+    state: str
+    reason: str
+    size_bytes: int
+    free_bytes: int
+    reserve_bytes: int
+    stored_bytes: int
+    files: int
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """`confirm` is the name typed again; needed with `with_backups`, which deletes backup files."""
+
+    name: str
+    with_backups: bool = False
+    confirm: str = ""
+
+
+class ServerView(msgspec.Struct, frozen=True):
+    server_id: str
+    name: str
+    roles: tuple[str, ...]
+    site: str
+    proxy_slots: int
+    proxy_slots_used: int
+    host_budget: int
+    host_budget_used: int
+
+
+class CredentialAdd(msgspec.Struct, frozen=True):
+    name: str
+    username: str
+    password: str
+
+
+class CredentialView(msgspec.Struct, frozen=True):
+    credential_id: str
+    name: str
+    username: str
+
+
+class PluginView(msgspec.Struct, frozen=True):
+    id: str
+    distribution: str
+    version: str
+    api: str
+    state: Literal["ok", "incompatible", "broken"]
+    reason: str
+    capabilities: tuple[str, ...]
+    proxy_mode: str
+
+
+class MachineView(msgspec.Struct, frozen=True):
+    machine_id: str
+    name: str
+    state: str
+    disks: tuple["DiskView", ...]
+
+
+class DiskView(msgspec.Struct, frozen=True):
+    name: str
+    size_bytes: int
+    skipped: str = ""
+
+
+# --- jobs -------------------------------------------------------------------------------------------
+
+
+class JobCreate(msgspec.Struct, frozen=True):
+    name: str
+    hypervisor: str
+    repository: str
+    machines: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    block_size_bytes: int = 1024 * 1024
+    compression: Compression = "fast"
+    quiesce: bool = False
+
+
+class JobSchedule(msgspec.Struct, frozen=True):
+    name: str
+    schedule: Schedule
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """`next_run` is ISO 8601 in UTC, null without a schedule. `running` is the session that lives, or null."""
+
+    job_id: str
+    name: str
+    hypervisor: str
+    repository: str
+    machines: tuple[str, ...]
+    exclude: tuple[str, ...]
+    block_size_bytes: int
+    compression: str
+    quiesce: bool
+    schedule: Schedule
+    last_result: str | None
+    next_run: str | None
+    running: str | None
+    warnings: tuple[str, ...] = ()
+
+
+class ByName(msgspec.Struct, frozen=True):
+    """A name or an id."""
+
+    name: str
+
+
+class JobStop(msgspec.Struct, frozen=True):
+    """Graceful: started machines finish, no new one starts. Otherwise tasks end at their next block."""
+
+    name: str
+    now: bool = False
+
+
+# --- sessions ---------------------------------------------------------------------------------------
+
+
+class SessionStarted(msgspec.Struct, frozen=True):
+    session_id: str
+    job_id: str
+
+
+class SessionQuery(msgspec.Struct, frozen=True):
+    job: str = ""
+    limit: int = 100
+    before: float | None = None
+
+
+class TaskView(msgspec.Struct, frozen=True):
+    """A disk in a session: where it is, what it waits for. `busy`: share of time per stage (0 to 1)."""
+
+    task_id: str
+    machine: str
+    disk: str
+    state: str
+    reason: str
+    server: str
+    size_bytes: int
+    done_bytes: int
+    attempt: int
+    totals: Totals
+    rate_bytes_s: float = 0.0
+    eta_s: float | None = None
+    busy: dict[str, float] = {}
+    error: ErrorInfo | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    session_id: str
+    job_id: str
+    name: str
+    kind: SessionKind
+    state: SessionState
+    reason: str
+    result: Result
+    created: str
+    ended: str | None
+    duration_s: float
+    totals: Totals
+    warnings: tuple[str, ...]
+    error: ErrorInfo | None
+    tasks: tuple[TaskView, ...] = ()
+
+
+class LogQuery(msgspec.Struct, frozen=True):
+    """Lines of the session log from byte `offset`; at most 1 MiB a call."""
+
+    session: str
+    offset: int = 0
+
+
+class LogChunk(msgspec.Struct, frozen=True):
+    """`lines` are JSON objects as text; go on at `next_offset`. `ended`: the session is over and this is all."""
+
+    lines: tuple[str, ...]
+    next_offset: int
+    ended: bool
+
+
+class ProcessView(msgspec.Struct, frozen=True):
+    kind: Literal["service", "job-manager", "transport", "mover"]
+    pid: int
+    parent_pid: int
+    server: str
+    role: str
+    job_id: str
+    session_id: str
+    task_id: str
+    disk: str
+    cpu_percent: float
+    memory_bytes: int
+    log_path: str
+    job_name: str = ""
+
+
+# --- points and recovery ----------------------------------------------------------------------------
+
+
+class PointQuery(msgspec.Struct, frozen=True):
+    job: str = ""
+    machine: str = ""
+
+
+class PointDiskView(msgspec.Struct, frozen=True):
+    name: str
+    size_bytes: int
+
+
+class PointView(msgspec.Struct, frozen=True):
+    point_id: str
+    job: str
+    machine: str
+    kind: Literal["full", "increment"]
+    created: str
+    disks: tuple[PointDiskView, ...]
+    repository: str
+    warnings: tuple[str, ...] = ()
+
+
+class PointDelete(msgspec.Struct, frozen=True):
+    points: tuple[str, ...]
+
+
+class RestoreDisk(msgspec.Struct, frozen=True):
+    """`output` is an absolute path that does not exist. `stream` is a socket of the client instead ("-")."""
+
+    point: str
+    disk: str
+    format: Literal["raw", "qcow2", "vmdk", "vhdx"] = "raw"
+    output: str = ""
+    stream: str = ""
+    stream_token: str = ""
+
+
+class RestoreMachine(msgspec.Struct, frozen=True):
+    point: str
+    hypervisor: str
+    name: str
+    power_on: bool = False
+    options: dict[str, str] = {}
+
+
+class Verify(msgspec.Struct, frozen=True):
+    point: str
+    deep: bool = False
+
+
+# --- the service itself -----------------------------------------------------------------------------
+
+
+class ServiceView(msgspec.Struct, frozen=True):
+    """`installed`: started by the system, so schedules run while nobody is logged in."""
+
+    version: str
+    pid: int
+    home: str
+    started: str
+    installed: bool
+    sessions_running: int
+
+
+class ServiceStop(msgspec.Struct, frozen=True):
+    """Stop running sessions gracefully first, as `job stop`."""
+
+    now: bool = False
+
+
+# --- what a job manager tells the service while it runs (same host, same user; no secrets) ------------
+
+
+class LiveTask(msgspec.Struct, frozen=True):
+    task_id: str
+    done_bytes: int
+    total_bytes: int
+    rate_bytes_s: float
+    busy: dict[str, float]
+    totals: Totals
+
+
+class LiveStatus(msgspec.Struct, frozen=True):
+    """Once a second while something changes. The service keeps the newest and forgets it with the session."""
+
+    session_id: str
+    tasks: tuple[LiveTask, ...] = ()
+    processes: tuple[ProcessView, ...] = ()
+
+
+class Poke(msgspec.Struct, frozen=True):
+    """The manager has written rows that the balancer should look at."""
+
+    session_id: str

@@ -1,0 +1,378 @@
+"""Every error a user or a plugin can meet: a class with a code, an exit code, a hint and whether retrying helps.
+
+The table in docs/errors.md is generated from these classes. Errors cross processes as `ErrorInfo`.
+Exit codes: 0 success or warning, 1 a bug, 2 usage, 3 a session failed, 4 to 29 as below, 130 interrupted.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import msgspec
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """An error as plain data: what crosses a process boundary and what `--json` prints."""
+
+    code: str
+    message: str
+    hint: str = ""
+    retryable: bool = False
+    exit_code: int = 1
+
+
+class VbrError(Exception):
+    """Base of all expected errors. The message names the thing that is wrong; the hint says what to do."""
+
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[int] = 1
+    hint: ClassVar[str] = "This is a bug; the session log has the details."
+    retryable: ClassVar[bool] = False
+
+    def info(self) -> ErrorInfo:
+        return ErrorInfo(self.code, str(self), self.hint, self.retryable, self.exit_code)
+
+
+def all_errors(base: type[VbrError] = VbrError) -> Iterator[type[VbrError]]:
+    """Yield every error class, in the order in which they are defined."""
+    yield base
+    for child in base.__subclasses__():
+        yield from all_errors(child)
+
+
+def error_from(info: ErrorInfo) -> VbrError:
+    """Turn data from another process into the error it was there; an unknown code becomes a `RemoteError`."""
+    for cls in all_errors():
+        if cls.code == info.code:
+            return cls(info.message)
+    return RemoteError(f"{info.code}: {info.message}")
+
+
+def info_of(error: BaseException) -> ErrorInfo:
+    """Describe any exception; an unexpected one is a bug and says so."""
+    if isinstance(error, VbrError):
+        return error.info()
+    return ErrorInfo("internal_error", f"{type(error).__name__}: {error}", VbrError.hint, retryable=False)
+
+
+class RemoteError(VbrError):
+    code = "remote_error"
+    hint = "A process of another version reported an error that this version does not know."
+
+
+# --- what was asked -------------------------------------------------------------------------------
+
+
+class UsageError(VbrError):
+    code = "usage"
+    exit_code = 2
+    hint = "See --help."
+
+
+class InvalidValue(VbrError):
+    code = "invalid_value"
+    exit_code = 2
+    hint = "The message names the value and what is allowed."
+
+
+class SessionFailed(VbrError):
+    code = "session_failed"
+    exit_code = 3
+    hint = "See 'session show' and 'session log' for the machine and the reason."
+
+
+class NotFound(VbrError):
+    code = "not_found"
+    exit_code = 4
+    hint = "The matching 'list' command shows what there is."
+
+
+class AlreadyExists(VbrError):
+    code = "already_exists"
+    exit_code = 5
+    hint = "Choose another name, or remove the existing one first."
+
+
+class InUse(VbrError):
+    code = "in_use"
+    exit_code = 5
+    hint = "Remove what uses it first."
+
+
+class JobAlreadyRunning(VbrError):
+    code = "job_already_running"
+    exit_code = 5
+    hint = "Wait for its session, or stop it with 'job stop'."
+    retryable = True
+
+
+class ConfirmationNeeded(VbrError):
+    code = "confirmation_needed"
+    exit_code = 2
+    hint = "Type the name to confirm, or give it with --confirm NAME."
+
+
+class CanNeverRun(VbrError):
+    code = "can_never_run"
+    exit_code = 2
+    hint = "Give the job a repository and proxies that can hold at least one of its tasks."
+
+
+class PermissionRefused(VbrError):
+    code = "permission_refused"
+    exit_code = 6
+    hint = "Use the account that owns the home directory, or have its rights corrected."
+
+
+class OutputRefused(VbrError):
+    code = "output_refused"
+    exit_code = 6
+    hint = "Write to a new file below a directory that the service allows for restores."
+
+
+# --- service and processes ------------------------------------------------------------------------
+
+
+class ServiceUnavailable(VbrError):
+    code = "service_unavailable"
+    exit_code = 18
+    hint = "See log/service.log in the home directory."
+    retryable = True
+
+
+class ServiceAlreadyRunning(VbrError):
+    code = "service_already_running"
+    exit_code = 18
+    hint = "One service per home directory; 'service status' shows it."
+
+
+class ServiceStopping(VbrError):
+    code = "service_stopping"
+    exit_code = 18
+    hint = "Try again when it has stopped."
+    retryable = True
+
+
+class CatalogNewer(VbrError):
+    code = "catalog_newer"
+    exit_code = 14
+    hint = "Use the version of vbrcore that wrote this catalog, or a later one."
+
+
+class CatalogDamaged(VbrError):
+    code = "catalog_damaged"
+    exit_code = 13
+    hint = "Restore catalog.db from a copy, or start with an empty home and import the repositories."
+
+
+class ProtocolError(VbrError):
+    code = "protocol_error"
+    exit_code = 19
+    hint = "The two sides do not speak the same version, or the connection was disturbed."
+    retryable = True
+
+
+class MoverLost(VbrError):
+    code = "mover_lost"
+    exit_code = 19
+    hint = "The process ended or was cut off; the task is tried again."
+    retryable = True
+
+
+class TransportLost(VbrError):
+    code = "transport_lost"
+    exit_code = 19
+    hint = "The process that starts movers ended or was cut off; its tasks are tried again."
+    retryable = True
+
+
+class SessionStopped(VbrError):
+    code = "session_stopped"
+    exit_code = 130
+    hint = "The session was stopped on request."
+
+
+class LeaseLost(VbrError):
+    code = "lease_lost"
+    exit_code = 19
+    hint = "The session could not renew its leases in time, so its slots were given away."
+    retryable = True
+
+
+# --- repositories, chains, files -------------------------------------------------------------------
+
+
+class RepositoryNotMounted(VbrError):
+    code = "repository_not_mounted"
+    exit_code = 10
+    hint = "The directory or its identity file is missing: mount the file system that holds the repository."
+    retryable = True
+
+
+class RepositoryNotEmpty(VbrError):
+    code = "repository_not_empty"
+    exit_code = 10
+    hint = "Give a directory that is absent or empty."
+
+
+class RepositoryExists(VbrError):
+    code = "repository_exists"
+    exit_code = 10
+    hint = "This directory is a repository already: use 'repository import'."
+
+
+class RepositoryFull(VbrError):
+    code = "repository_full"
+    exit_code = 10
+    hint = "Free space, add space, or lower the reserve with 'repository add --reserve'."
+
+
+class RepositoryReadOnly(VbrError):
+    code = "repository_read_only"
+    exit_code = 10
+    hint = "Make the file system writable for the account that runs the target mover."
+
+
+class StorageFailed(VbrError):
+    code = "storage_failed"
+    exit_code = 10
+    hint = "The storage reported an error; nothing after the last committed point was kept."
+    retryable = True
+
+
+class ChainLocked(VbrError):
+    code = "chain_locked"
+    exit_code = 11
+    hint = "Another target mover writes this chain, or one that was cut off still holds it."
+    retryable = True
+
+
+class WriterReplaced(VbrError):
+    code = "writer_replaced"
+    exit_code = 11
+    hint = "A later session has written to this chain; this one must not."
+
+
+class BlocksMissing(VbrError):
+    code = "blocks_missing"
+    exit_code = 13
+    hint = "The closure check found blocks that never arrived; the machine is tried again."
+    retryable = True
+
+
+class DataCorrupt(VbrError):
+    code = "data_corrupt"
+    exit_code = 13
+    hint = "A checksum or digest does not match: run 'verify' on the point and on its neighbours."
+
+
+class FormatNewer(VbrError):
+    code = "format_newer"
+    exit_code = 14
+    hint = "This file was written by a later version of vbrcore: use that one."
+
+
+class FormatInvalid(VbrError):
+    code = "format_invalid"
+    exit_code = 13
+    hint = "The file is no backup file, or both of its slots are damaged."
+
+
+class KeyNeeded(VbrError):
+    code = "key_needed"
+    exit_code = 12
+    hint = "The chain is encrypted: give its passphrase."
+
+
+# --- plugins, hypervisors, source data -------------------------------------------------------------
+
+
+class PluginUnknown(VbrError):
+    code = "plugin_unknown"
+    exit_code = 15
+    hint = "'plugins list' shows what is installed; the others are optional extras, e.g. pip install vbrcore[kvm]."
+
+
+class PluginBroken(VbrError):
+    code = "plugin_broken"
+    exit_code = 15
+    hint = "'plugins list' shows the reason; install a version that fits."
+
+
+class CapabilityMissing(VbrError):
+    code = "capability_missing"
+    exit_code = 15
+    hint = "'plugins list' shows what each plugin can do."
+
+
+class HypervisorUnreachable(VbrError):
+    code = "hypervisor_unreachable"
+    exit_code = 17
+    hint = "Check the address, the account and that the hypervisor's service runs."
+    retryable = True
+
+
+class HypervisorFailed(VbrError):
+    code = "hypervisor_failed"
+    exit_code = 17
+    hint = "The hypervisor refused or failed a call; its message is given."
+    retryable = True
+
+
+class MachineNotFound(VbrError):
+    code = "machine_not_found"
+    exit_code = 17
+    hint = "The machine was removed or renamed: change the job's selection."
+
+
+class MachineBusy(VbrError):
+    code = "machine_busy"
+    exit_code = 17
+    hint = "Another operation holds the machine, e.g. a migration or somebody else's backup."
+    retryable = True
+
+
+class SnapshotInvalid(VbrError):
+    code = "snapshot_invalid"
+    exit_code = 17
+    hint = "What was read is not one moment, e.g. the machine was started meanwhile; it is tried again."
+    retryable = True
+
+
+class TrackingLost(VbrError):
+    """The changes since the base are not known; the mover compares digests instead. Never fails a task."""
+
+    code = "tracking_lost"
+    exit_code = 17
+    hint = "This disk is compared in full; the next session can use change tracking again."
+
+
+class ImageInvalid(VbrError):
+    code = "image_invalid"
+    exit_code = 16
+    hint = "The virtual disk is missing, truncated or damaged: check it with qemu-img check."
+
+
+class ImageEscapesDirectory(VbrError):
+    code = "image_escapes_directory"
+    exit_code = 16
+    hint = "Backing files, extents and data files of a disk must lie in its machine's directory."
+
+
+class SourceReadFailed(VbrError):
+    code = "source_read_failed"
+    exit_code = 16
+    hint = "The source disk could not be read; the message names the disk and the offset."
+    retryable = True
+
+
+class SinkWriteFailed(VbrError):
+    code = "sink_write_failed"
+    exit_code = 16
+    hint = "The restored disk could not be written: check space and rights at the destination."
+
+
+class ScratchFull(VbrError):
+    code = "scratch_full"
+    exit_code = 17
+    hint = "The scratch directory ran low during the backup, so it was ended before the guest could stall."
+    retryable = True

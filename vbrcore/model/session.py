@@ -1,0 +1,86 @@
+"""One run: sessions, their tasks, and how they ended."""
+
+from typing import Literal
+
+import msgspec
+
+from vbrcore.model.errors import ErrorInfo
+
+SessionKind = Literal["backup", "restore", "verify", "delete", "inventory", "cleanup"]
+SessionState = Literal["starting", "waiting", "running", "stopping", "ended"]
+Result = Literal["none", "success", "warning", "failed"]
+TaskState = Literal["pending", "assigned", "running", "done", "failed", "skipped"]
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Bytes of a session or task. `stored_bytes` is what was appended to backup files."""
+
+    read_bytes: int = 0
+    transferred_bytes: int = 0
+    stored_bytes: int = 0
+    audit_bytes: int = 0
+
+    def plus(self, other: "Totals") -> "Totals":
+        return Totals(
+            self.read_bytes + other.read_bytes,
+            self.transferred_bytes + other.transferred_bytes,
+            self.stored_bytes + other.stored_bytes,
+            self.audit_bytes + other.audit_bytes,
+        )
+
+
+class Session(msgspec.Struct, frozen=True):
+    """`request` is the plain data of what was asked (a `SessionRequest` of the API, MessagePack built-ins)."""
+
+    session_id: str
+    job_id: str
+    name: str
+    kind: SessionKind
+    state: SessionState
+    result: Result
+    manual: bool
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    pid: int = 0
+    pid_started: float = 0.0
+    stop_requested: Literal["", "graceful", "now"] = ""
+    totals: Totals = Totals()
+    warnings: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+    request: dict[str, object] = {}
+
+
+class TaskNeeds(msgspec.Struct, frozen=True):
+    """What a task must have at once. Empty strings: does not need it.
+
+    `machine` and `datastores` are level 2 of DESIGN 5 and taken with a machine's first disk only: the lease is held
+    by (session, machine) until the machine is released.
+    """
+
+    repository_id: str = ""
+    machine: str = ""
+    datastores: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    repository_server: str = ""
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One virtual disk in one session (or the machine's configuration, which needs no slot)."""
+
+    task_id: str
+    session_id: str
+    machine: str
+    disk: str
+    state: TaskState = "pending"
+    reason: str = ""
+    size_bytes: int = 0
+    server: str = ""
+    attempt: int = 0
+    created: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    totals: Totals = Totals()
+    warnings: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+    needs: TaskNeeds = TaskNeeds()

@@ -1,0 +1,227 @@
+"""What a job manager and a mover say to each other on the mover's control stream.
+
+Frames are length-prefixed MessagePack (see `vbrcore.transport.frames`); each message is one of the tagged structs
+below. A transport relays them unread.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from vbrcore.model.errors import ErrorInfo
+from vbrcore.model.job import Compression
+from vbrcore.model.point import Point
+from vbrcore.model.session import Totals
+from vbrcore.plugins.api import SinkSpec, SourceSpec
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of the tagged messages."""
+
+
+# --- manager to mover: what to do -----------------------------------------------------------------
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where the target listens for one attempt of one task, and the secret that both sides know."""
+
+    path: str
+    secret: bytes
+
+
+class SourceWork(Message, frozen=True):
+    """Read one disk (or one configuration) and send what the target lacks.
+
+    `since`: change id ("" = compare). `previous_root`: root of this disk's map in the machine's last point (empty:
+    none). `damaged`: digests known to be damaged; ranges that hold them count as changed and are always asked for.
+    `distrust`: compare everything although tracking is there.
+    """
+
+    task_id: str
+    kind: Literal["disk", "configuration"]
+    source: SourceSpec
+    endpoint: Endpoint
+    size_bytes: int = 0
+    since: str = ""
+    previous_root: bytes = b""
+    previous_size_bytes: int = 0
+    block_size_bytes: int = 1024 * 1024
+    compression: Compression = "fast"
+    damaged: tuple[bytes, ...] = ()
+    distrust: bool = False
+    audit_seed: int = 0
+
+
+class TargetWork(Message, frozen=True):
+    """Be the one writer of a chain. `directory` is the chain's directory, relative to the repository's root."""
+
+    repository_path: str
+    repository_id: str
+    reserve_bytes: int | None
+    directory: str
+    job_id: str
+    job_name: str
+    session_id: str
+    created: float
+    block_size_bytes: int
+    index_directory: str
+
+
+class ExpectTask(Message, frozen=True):
+    """Target: accept one source for this attempt, and no other. An earlier attempt of the task becomes void."""
+
+    task_id: str
+    attempt: int
+    endpoint: Endpoint
+
+
+class CommitPoint(Message, frozen=True):
+    """Target: closure check, fsync, slot. `point.sequence` and `point.kind` are decided by the target."""
+
+    point: Point
+
+
+class ForgetPoints(Message, frozen=True):
+    """Target: new contents lists without these points."""
+
+    point_ids: tuple[str, ...]
+
+
+class Seal(Message, frozen=True):
+    """Target: sort the table, write both slots, close; then `Ended`."""
+
+
+class RestoreWork(Message, frozen=True):
+    """Write one disk of a point to a sink, or (without sink) check it; `deep` recomputes digests."""
+
+    task_id: str
+    repository_path: str
+    repository_id: str
+    directory: str
+    point_id: str
+    disk_id: str
+    sink: SinkSpec | None = None
+    deep: bool = False
+
+
+class ReadConfiguration(Message, frozen=True):
+    """Restore mover: reply with the configuration of a point."""
+
+    repository_path: str
+    repository_id: str
+    directory: str
+    point_id: str
+
+
+class Stop(Message, frozen=True):
+    """End cleanly at the next block. A target seals what is committed."""
+
+
+# --- mover to manager: what happened --------------------------------------------------------------
+
+
+class Ready(Message, frozen=True):
+    """A target listens (path), or any mover has opened what it was told to. `points` are those of the chain."""
+
+    path: str = ""
+    points: tuple[Point, ...] = ()
+    damaged: tuple[bytes, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Progress(Message, frozen=True):
+    """Once a second. `busy` is the share of time in which a stage worked: source, compress, network, target (0 to 1)."""
+
+    done_bytes: int
+    total_bytes: int
+    totals: Totals
+    busy: dict[str, float] = {}
+
+
+class DiskDone(Message, frozen=True):
+    """Source: everything was sent and the target has confirmed it. `root` names the new map."""
+
+    task_id: str
+    root: bytes
+    size_bytes: int
+    totals: Totals
+    compared: bool
+    warnings: tuple[str, ...] = ()
+
+
+class PointCommitted(Message, frozen=True):
+    """Target: the point is durable. `stored_bytes` counts what the session has appended so far."""
+
+    point: Point
+    stored_bytes: int
+
+
+class PointRefused(Message, frozen=True):
+    """Target: the point was not committed (e.g. the closure check failed); committed ones stand."""
+
+    point_id: str
+    error: ErrorInfo
+
+
+class Forgotten(Message, frozen=True):
+    point_ids: tuple[str, ...]
+
+
+class Configuration(Message, frozen=True):
+    """Reply to `ReadConfiguration`."""
+
+    data: bytes
+
+
+class RestoreDone(Message, frozen=True):
+    """The disk was written and is durable, or checked: `damaged` ranges as (offset, length)."""
+
+    task_id: str
+    totals: Totals
+    damaged: tuple[tuple[int, int], ...] = ()
+
+
+class Ended(Message, frozen=True):
+    """The mover's last message; `stored_bytes` of a target is final."""
+
+    stored_bytes: int = 0
+
+
+class Failed(Message, frozen=True):
+    """The mover's last message when it could not do its work."""
+
+    error: ErrorInfo
+
+
+class Log(Message, frozen=True):
+    """A log line. `time` is the mover's clock."""
+
+    time: float
+    level: Literal["debug", "info", "warning", "error"]
+    message: str
+
+
+ToMover = (
+    SourceWork
+    | TargetWork
+    | ExpectTask
+    | CommitPoint
+    | ForgetPoints
+    | Seal
+    | RestoreWork
+    | ReadConfiguration
+    | Stop
+)
+FromMover = (
+    Ready
+    | Progress
+    | DiskDone
+    | PointCommitted
+    | PointRefused
+    | Forgotten
+    | Configuration
+    | RestoreDone
+    | Ended
+    | Failed
+    | Log
+)

@@ -1,0 +1,194 @@
+"""The public plugin API, backup-server half: what a hypervisor plugin implements.
+
+Behaviour is typed protocols; pluggy is used for registration and events only, never for block data. All values that
+cross from here to a mover are plain data (`SourceSpec`, `SinkSpec`): the mover runs in another process, perhaps on
+another machine. See docs/plugins.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from vbrcore.model.inventory import Machine
+
+API_VERSION = "1.0"
+
+Capability = Literal[
+    "change_tracking",  # extents since a change id
+    "quiesce",  # application-consistent snapshots
+    "live",  # running machines
+    "configuration",  # keeps the machine's definition with the point
+    "create_machine",  # whole machines can be restored
+    "power_on",
+]
+
+
+class PluginInfo(msgspec.Struct, frozen=True):
+    """What a plugin says of itself, as data. `config` is a msgspec Struct type: the schema of its settings.
+
+    `secrets` are the settings that are sealed and never shown. `proxy_mode`: see DESIGN section 2.
+    """
+
+    plugin_id: str
+    api_version: str
+    capabilities: frozenset[Capability]
+    proxy_mode: Literal["on_host", "separate"]
+    config: type[msgspec.Struct]
+    secrets: tuple[str, ...] = ()
+
+
+class SourceSpec(msgspec.Struct, frozen=True):
+    """What a mover needs to open one source, as plain data: `reader` is a name of the plugin's mover half."""
+
+    plugin: str
+    reader: str
+    settings: dict[str, str | int | bool | list[str]] = {}
+    secrets: dict[str, str] = {}
+
+
+class SinkSpec(msgspec.Struct, frozen=True):
+    """What a mover needs to open one sink to restore into."""
+
+    plugin: str
+    writer: str
+    size_bytes: int
+    settings: dict[str, str | int | bool | list[str]] = {}
+    secrets: dict[str, str] = {}
+
+
+class DiskSource(msgspec.Struct, frozen=True):
+    """One disk of a snapshot. `change_id` becomes valid with the committed point.
+
+    `since` is the base change id that the reader can tell changes from ("" = compare digests, and `full_reason`
+    says why where tracking was expected).
+    """
+
+    disk_id: str
+    name: str
+    size_bytes: int
+    source: SourceSpec
+    transport_mode: str
+    change_id: str = ""
+    since: str = ""
+    full_reason: str = ""
+
+
+class BaseDisk(msgspec.Struct, frozen=True):
+    """A disk in the machine's last committed point: what an increment can build on."""
+
+    disk_id: str
+    size_bytes: int
+    change_id: str
+
+
+class SnapshotRequest(msgspec.Struct, frozen=True):
+    """`base` is empty for a machine without a committed point. `attempt` makes names unique within a session."""
+
+    job_id: str
+    session_id: str
+    attempt: int
+    machine: Machine
+    quiesce: bool
+    base: tuple[BaseDisk, ...] = ()
+
+
+class SnapshotPlan(msgspec.Struct, frozen=True):
+    """What `take` is about to make on the hypervisor, by name. Journaled before `take`; enough for `release`."""
+
+    machine_id: str
+    data: dict[str, str | int | bool | list[str]] = {}
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All disks of a machine at one moment. `configuration` is read by a small task of its own (None: nothing kept)."""
+
+    disks: tuple[DiskSource, ...]
+    configuration: SourceSpec | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class RestoreDisk(msgspec.Struct, frozen=True):
+    disk_id: str
+    name: str
+    size_bytes: int
+
+
+class RestoreRequest(msgspec.Struct, frozen=True):
+    """A whole machine from a point. `configuration` is what the plugin `configuration_plugin` kept with the point.
+
+    `options`: plugin-specific choices as strings, e.g. `directory`, `new_identity` ("yes"), `trust_configuration`.
+    """
+
+    name: str
+    configuration_plugin: str
+    configuration: bytes
+    disks: tuple[RestoreDisk, ...]
+    options: dict[str, str] = {}
+
+
+class RestorePlan(msgspec.Struct, frozen=True):
+    """Where the disks go and what will be defined. Journaled before `create_machine`; enough for `remove_machine`."""
+
+    machine_id: str
+    sinks: dict[str, SinkSpec]  # disk_id -> sink
+    data: dict[str, str | int | bool | list[str]] = {}
+    left_out: tuple[str, ...] = ()  # elements of the configuration that were not taken over
+
+
+class Hypervisor(Protocol):
+    """A connection. Every method may raise the errors of `vbrcore.model.errors` and nothing else on purpose.
+
+    Calls block; they are made from worker threads, one at a time per connection.
+    """
+
+    def inventory(self) -> Sequence[Machine]:
+        """Return all machines with their disks (sizes in bytes), in a stable order."""
+
+    def plan_snapshot(self, request: SnapshotRequest) -> SnapshotPlan:
+        """Name what `take_snapshot` will make. Changes nothing."""
+
+    def take_snapshot(self, request: SnapshotRequest, plan: SnapshotPlan) -> Snapshot:
+        """Freeze all disks of the machine at one moment. On failure leaves nothing that `release` cannot undo."""
+
+    def confirm_snapshot(self, plan: SnapshotPlan) -> None:
+        """Called after the last byte was read and before the point is committed.
+
+        Raises `SnapshotInvalid` if what was read is not one moment.
+        """
+
+    def release_snapshot(self, plan: SnapshotPlan, *, committed: bool) -> None:
+        """End the snapshot. Idempotent, works from the plan alone in another process after a crash.
+
+        With `committed` the older change-tracking base is given up; without it the new one is.
+        """
+
+    def plan_restore(self, request: RestoreRequest) -> RestorePlan:
+        """Choose places and names. Changes nothing; raises `AlreadyExists` rather than overwrite."""
+
+    def create_machine(self, request: RestoreRequest, plan: RestorePlan) -> str:
+        """Define the machine after its disks were written; return its machine id."""
+
+    def remove_machine(self, plan: RestorePlan) -> None:
+        """Undo a restore that failed: only what the plan names. Idempotent."""
+
+    def power_on(self, machine_id: str) -> None:
+        """Start a machine."""
+
+    def orphans(self, job_id: str, live_session_ids: frozenset[str]) -> Sequence[SnapshotPlan]:
+        """Find what dead sessions of this job left on the hypervisor, in the form that `release_snapshot` takes."""
+
+    def close(self) -> None:
+        """Close the connection. Snapshots stay."""
+
+
+class Plugin(Protocol):
+    """The object named `PLUGIN` in the module of the entry point (group `vbrcore.plugins`)."""
+
+    info: PluginInfo
+
+    def connect(self, settings: msgspec.Struct, secrets: Mapping[str, str]) -> Hypervisor:
+        """Open a connection. Raises `HypervisorUnreachable`, `InvalidValue`."""
+
+    def transport_modes(self, machine: Machine, server: str) -> Sequence[str]:
+        """Return the modes in which a mover on `server` can read this machine, best first (empty: none)."""
