@@ -1,0 +1,71 @@
+"""What sessions ask for and what they are given: the values that go into and come out of the balancer."""
+
+from typing import Literal
+
+import msgspec
+
+# Classes of DESIGN section 5; start and ageing are added by the rank.
+CLASS_RESTORE = 800
+CLASS_CLEANUP = 600
+CLASS_HIGH = 400
+CLASS_REGULAR = 300
+RANK_OPEN_MACHINE = 700
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """One place on one resource, e.g. `proxy:<server id>`, `repository:<id>`, `host:<server id>`,
+    `chain:<repository id>/<chain directory>`, `machine:<hypervisor id>/<machine id>`, `datastore:<hypervisor id>/<name>`.
+    """
+
+    resource: str
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A proxy that can do it, and how; `units` are what it costs there (proxy slot, host budget of each server)."""
+
+    server: str
+    mode: str
+    units: tuple[Unit, ...]
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """Everything that must be free at once. `held` units go to the session's `scope` and are given back with it.
+
+    Levels: `chain` (scope "session"), `task` (scope = task id; with a machine's first disk `machine_units` are taken in
+    the same transaction under the scope `machine_scope` and kept until that scope is released).
+    Without `choices` no proxy is needed. `created` is seconds since the epoch.
+    """
+
+    demand_id: str
+    session_id: str
+    level: Literal["chain", "task"]
+    scope: str
+    created: float
+    class_rank: int
+    manual: bool
+    units: tuple[Unit, ...] = ()
+    machine_scope: str = ""
+    machine_units: tuple[Unit, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    expected_bytes: int = 0
+    session_started: float = 0.0
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """`server` and `mode` are those of the choice taken ("": none was needed)."""
+
+    demand_id: str
+    server: str = ""
+    mode: str = ""
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Why a demand is pending: `reason` is machine-readable (`no_free_proxy_slot`, `machine_in_use`, ...).
+
+    `detail` is for people; `place` counts from 1 in the queue.
+    """
+
+    demand_id: str
+    reason: str
+    detail: str
+    place: int
