@@ -1,0 +1,199 @@
+"""Maps: which block stands at a position of a disk. A tree of 8 KiB pages of 256 digests each.
+
+Leaf `i` is the digest of the block at `i * block_size`; the last block of a disk is as long as the disk is (not
+padded). A level-1 page holds the digests of 256 blocks, a level-2 page those of 256 level-1 pages, and so on. The
+height follows from the number of blocks; there is always at least one level. A zero digest (32 zero bytes) stands for
+a range without data, at any height, so a page of zeros only is never stored. Pure functions; no I/O.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from vbrcore.backupfile.codec import DIGEST_BYTES, ZERO_DIGEST, digest
+from vbrcore.model.errors import FormatInvalid
+
+FANOUT: Final = 256
+PAGE_BYTES: Final = FANOUT * DIGEST_BYTES
+MAX_DISK_BYTES: Final = 1 << 62
+ZERO_PAGE: Final = bytes(PAGE_BYTES)
+
+FetchPage = Callable[[bytes], bytes]
+Page = tuple[bytes, bytes]  # digest, 8 KiB of content
+
+
+def block_count(size_bytes: int, block_size_bytes: int) -> int:
+    """Return how many blocks a disk has; the last one may be short."""
+    return -(-size_bytes // block_size_bytes)
+
+
+def height(size_bytes: int, block_size_bytes: int) -> int:
+    """Return the number of page levels of a disk's map: the smallest h >= 1 with 256**h >= blocks.
+
+    Raises `FormatInvalid` for a size that no disk has.
+    """
+    if not 0 <= size_bytes <= MAX_DISK_BYTES or block_size_bytes <= 0:
+        raise FormatInvalid(f"a disk of {size_bytes} bytes in blocks of {block_size_bytes} cannot be")
+    levels, covered, blocks = 1, FANOUT, block_count(size_bytes, block_size_bytes)
+    while covered < blocks:
+        levels, covered = levels + 1, covered * FANOUT
+    return levels
+
+
+def split(page: bytes) -> list[bytes]:
+    """Return the 256 digests of a page. Raises `FormatInvalid` when it has not exactly 8 KiB."""
+    if len(page) != PAGE_BYTES:
+        raise FormatInvalid(f"a map page has {len(page)} bytes instead of {PAGE_BYTES}")
+    return [page[i : i + DIGEST_BYTES] for i in range(0, PAGE_BYTES, DIGEST_BYTES)]
+
+
+class PageBuilder:
+    """Builds a map bottom-up from leaf digests fed in order; keeps one open page per level."""
+
+    def __init__(self, size_bytes: int, block_size_bytes: int) -> None:
+        self._height = height(size_bytes, block_size_bytes)
+        self._blocks = block_count(size_bytes, block_size_bytes)
+        self._open = [bytearray() for _ in range(self._height)]
+        self._fed = 0
+
+    @property
+    def position(self) -> int:
+        """How many leaves were fed: the index of the next one."""
+        return self._fed
+
+    def add(self, leaf: bytes) -> list[Page]:
+        """Feed the next leaf's digest; return the pages that this finished, lower levels first."""
+        return self._add(leaf, 0)
+
+    def add_subtree(self, subtree: bytes, level: int) -> list[Page]:
+        """Feed a whole page of `level` >= 1 by its digest (zero: a hole); it covers 256**level leaves.
+
+        The position must be a multiple of that; raises `ValueError` otherwise.
+        """
+        if level >= self._height or self._fed % FANOUT**level:
+            raise ValueError(f"no subtree of level {level} can start at leaf {self._fed}")
+        return self._add(subtree, level)
+
+    def add_holes(self, count: int) -> list[Page]:
+        """Feed `count` leaves without data, in steps as large as alignment allows."""
+        pages: list[Page] = []
+        while count > 0:
+            level = 0
+            while level + 1 < self._height and self._fed % FANOUT ** (level + 1) == 0 and FANOUT ** (level + 1) <= count:
+                level += 1
+            pages += self._add(ZERO_DIGEST, level)
+            count -= FANOUT**level
+        return pages
+
+    def finish(self) -> tuple[list[Page], bytes]:
+        """Return (the remaining pages, lower levels first, and the root's digest). What was not fed is a hole."""
+        pages: list[Page] = []
+        for level in range(self._height - 1):
+            if self._open[level]:
+                name = self._close(level, pages)
+                pages += self._push(name, level + 1)
+        # A root that became full was closed by `_push` already and left its name.
+        if len(self._open[-1]) == DIGEST_BYTES and self._full_root:
+            return pages, bytes(self._open[-1])
+        return pages, self._close(self._height - 1, pages)
+
+    _full_root = False
+
+    def _add(self, name: bytes, level: int) -> list[Page]:
+        if len(name) != DIGEST_BYTES:
+            raise ValueError(f"a digest has {DIGEST_BYTES} bytes, not {len(name)}")
+        # A subtree may reach beyond the last block, as its page does.
+        if self._fed >= self._blocks:
+            raise ValueError(f"the disk has no block {self._fed}")
+        self._fed += FANOUT**level
+        return self._push(name, level)
+
+    def _push(self, name: bytes, level: int) -> list[Page]:
+        pages: list[Page] = []
+        while True:
+            page = self._open[level]
+            page += name
+            if len(page) < PAGE_BYTES:
+                return pages
+            name = self._close(level, pages)
+            if level + 1 == self._height:
+                self._full_root = True
+                self._open[level] += name
+                return pages
+            level += 1
+
+    def _close(self, level: int, pages: list[Page]) -> bytes:
+        """Empty the open page of `level`, add it to `pages` unless it is all holes, and return its digest."""
+        content = bytes(self._open[level].ljust(PAGE_BYTES, b"\0"))
+        self._open[level].clear()
+        if content == ZERO_PAGE:
+            return ZERO_DIGEST
+        name = digest(content)
+        pages.append((name, content))
+        return name
+
+
+def leaves(root: bytes, size_bytes: int, block_size_bytes: int, fetch: FetchPage) -> Iterator[tuple[int, bytes]]:
+    """Yield (block index, digest) of every block of a disk that has data, in order. Holds one page per level.
+
+    `fetch` returns a page by digest, verified. Raises `FormatInvalid` when a page names blocks beyond the disk.
+    """
+    for level, index, name in walk(root, size_bytes, block_size_bytes, fetch):
+        if level == 0:
+            yield index, name
+
+
+def walk(
+    root: bytes,
+    size_bytes: int,
+    block_size_bytes: int,
+    fetch: FetchPage,
+    skip: Callable[[int, int, bytes], bool] | None = None,
+) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (level, index, digest) of all pages (level >= 1) and leaves (level 0) in order, parents first.
+
+    `index` counts nodes of that level from the disk's start. A node for which `skip(level, index, digest)` is true is
+    neither yielded nor entered. A page is fetched after it was yielded. Raises `FormatInvalid`.
+    """
+    blocks = block_count(size_bytes, block_size_bytes)
+    top = height(size_bytes, block_size_bytes)
+    if len(root) != DIGEST_BYTES:
+        raise FormatInvalid(f"a map's root has {len(root)} bytes instead of {DIGEST_BYTES}")
+    stack: list[Iterator[tuple[int, bytes]]] = [iter([(0, root)])]
+    while stack:
+        level = top - len(stack) + 1
+        step = next(stack[-1], None)
+        if step is None:
+            stack.pop()
+            continue
+        index, name = step
+        if name == ZERO_DIGEST:
+            continue
+        if index * FANOUT**level >= blocks:
+            raise FormatInvalid("a map page names blocks beyond the end of its disk")
+        if skip is not None and skip(level, index, name):
+            continue
+        yield level, index, name
+        if level:
+            stack.append(iter(list(enumerate(split(fetch(name)), index * FANOUT))))
+
+
+def page_at(
+    root: bytes, size_bytes: int, block_size_bytes: int, level: int, index: int, fetch: FetchPage
+) -> bytes:
+    """Return the digest of the node (`level`, `index`) of a map; the zero digest where it has none there.
+
+    A node beyond the disk, or of a level above the root, is a hole too.
+    """
+    top = height(size_bytes, block_size_bytes)
+    if level > top or index * FANOUT**level >= max(1, FANOUT**top):
+        return ZERO_DIGEST
+    name = root
+    for upper in range(top, level, -1):
+        if name == ZERO_DIGEST:
+            return ZERO_DIGEST
+        slot = index // FANOUT ** (upper - 1 - level) % FANOUT
+        page = fetch(name)
+        if len(page) != PAGE_BYTES:
+            raise FormatInvalid(f"a map page has {len(page)} bytes instead of {PAGE_BYTES}")
+        name = page[slot * DIGEST_BYTES : (slot + 1) * DIGEST_BYTES]
+    return name

@@ -1,0 +1,115 @@
+"""A repository: a directory with an identity file, and the rules about its free space."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from vbrcore.model.errors import (
+    FormatNewer,
+    InvalidValue,
+    RepositoryExists,
+    RepositoryNotEmpty,
+    RepositoryNotMounted,
+)
+from vbrcore.storage.local import LocalStorage, storage_errors
+
+IDENTITY_NAME: Final = "vbrcore-repository.json"
+_IDENTITY_VERSION = 1
+_MAX_IDENTITY_BYTES = 64 * 1024
+# What a newly made file system holds; it does not make a directory non-empty.
+_IGNORED = frozenset({"lost+found"})
+GIB: Final = 1024**3
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """The content of the identity file, as JSON."""
+
+    format: str
+    version: int
+    repository_id: str
+
+
+class Space(msgspec.Struct, frozen=True):
+    """A repository's file system. `reserve_bytes` is what tasks must leave free."""
+
+    size_bytes: int
+    free_bytes: int
+    reserve_bytes: int
+
+    @property
+    def below_reserve(self) -> bool:
+        """No new task may start."""
+        return self.free_bytes < self.reserve_bytes
+
+    @property
+    def below_half_reserve(self) -> bool:
+        """Running tasks stop cleanly."""
+        return self.free_bytes * 2 < self.reserve_bytes
+
+
+def create_repository(path: Path, repository_id: str) -> None:
+    """Make a directory a repository: it must be absent (its parent is not) or empty.
+
+    Raises `RepositoryExists`, `RepositoryNotEmpty`, `InvalidValue`, `RepositoryReadOnly`, `RepositoryFull`.
+    """
+    if not path.is_absolute():
+        raise InvalidValue(f"a repository's path must be absolute: {path}")
+    with storage_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = {entry.name for entry in path.iterdir()}
+    if IDENTITY_NAME in names:
+        raise RepositoryExists(f"{path} is a repository already")
+    if names - _IGNORED:
+        raise RepositoryNotEmpty(f"{path} is not empty")
+    data = msgspec.json.format(msgspec.json.encode(Identity("vbrcore repository", _IDENTITY_VERSION, repository_id)))
+    temporary = path / f"{IDENTITY_NAME}.new"
+    with storage_errors(path):
+        try:
+            with temporary.open("xb") as file:
+                file.write(data + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            # A link fails where somebody else was faster; a rename would take their repository away.
+            os.link(temporary, path / IDENTITY_NAME)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+        LocalStorage(path).sync_directory("")
+
+
+def read_identity(path: Path) -> Identity:
+    """Return a repository's identity. Raises `RepositoryNotMounted` when path or file is missing or unreadable."""
+    try:
+        with (path / IDENTITY_NAME).open("rb") as file:
+            data = file.read(_MAX_IDENTITY_BYTES)
+        identity = msgspec.json.decode(data, type=Identity)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RepositoryNotMounted(f"{path} has no {IDENTITY_NAME}") from error
+    except msgspec.DecodeError as error:
+        raise RepositoryNotMounted(f"{path / IDENTITY_NAME} is damaged: {error}") from error
+    except OSError as error:
+        raise RepositoryNotMounted(f"{path / IDENTITY_NAME} cannot be read: {error.strerror}") from error
+    if identity.version > _IDENTITY_VERSION:
+        raise FormatNewer(f"{path} was made by a later version")
+    return identity
+
+
+def open_repository(path: Path, repository_id: str) -> LocalStorage:
+    """Return the storage at a repository's root. Raises `RepositoryNotMounted`; never makes anything."""
+    found = read_identity(path).repository_id
+    if found != repository_id:
+        raise RepositoryNotMounted(f"{path} holds repository {found}, not {repository_id}")
+    return LocalStorage(path)
+
+
+def repository_space(path: Path, reserve_bytes: int | None = None) -> Space:
+    """Return size, free bytes and reserve. `reserve_bytes` None: 10 %, at least 5 GiB, never more than 20 %."""
+    with storage_errors(path):
+        status = os.statvfs(path)
+    size_bytes = status.f_blocks * status.f_frsize
+    if reserve_bytes is None:
+        reserve_bytes = min(max(size_bytes // 10, 5 * GIB), size_bytes // 5)
+    return Space(size_bytes, status.f_bavail * status.f_frsize, reserve_bytes)
