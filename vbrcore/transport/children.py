@@ -1,0 +1,123 @@
+"""One mover as a child process of the transport: its pipes, its life and its end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Self
+
+from vbrcore.model.errors import ProtocolError
+from vbrcore.model.liveness import Liveness
+from vbrcore.model.times import Timing
+from vbrcore.transport.frames import frame_of, pipe_reader, pipe_writer, read_frame
+from vbrcore.transport.messages import StartMover
+
+STDERR_TAIL_BYTES = 8 * 1024
+MAX_UNREAD_BYTES = 64 * 1024 * 1024
+_GRACE_S = 2.0  # for what a dead mover's own children may still hold of its stderr
+
+
+class Child:
+    """A running mover. It leads a process group of its own, so that its helpers end with it."""
+
+    def __init__(
+        self,
+        spec: StartMover,
+        process: subprocess.Popen[bytes],
+        silence_s: float,
+        writer: asyncio.StreamWriter,
+        reader: asyncio.StreamReader,
+    ) -> None:
+        self.spec = spec
+        self.reason = ""
+        self._process = process
+        self._liveness = Liveness(silence_s)
+        self._writer = writer
+        self._reader = reader
+        self._stderr = bytearray()
+        loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[int] = loop.create_future()
+        # The descriptor tells the end while the process is still a zombie, so that its group's number is still its own.
+        self._pid_fd = os.pidfd_open(process.pid)
+        loop.add_reader(self._pid_fd, self._on_exit)
+        self._stderr_task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, spec: StartMover, timing: Timing) -> Self:
+        """Start the process. Raises OSError."""
+        command = [sys.executable, "-m", "vbrcore", "mover"]
+        for name in ("role", "job_id", "session_id", "task_id", "disk"):
+            command += [f"--{name.replace('_', '-')}", getattr(spec, name)]
+        command += ["--parent-pid", str(os.getpid()), "--timing", timing.argument()]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0)
+        child = cls(
+            spec, process, timing.silence_s, await pipe_writer(process.stdin), await pipe_reader(process.stdout)
+        )
+        child._stderr_task = asyncio.create_task(child._keep_stderr(await pipe_reader(process.stderr)))
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def cut_off(self) -> bool:
+        return self._liveness.cut_off
+
+    @property
+    def stderr_tail(self) -> str:
+        return self._stderr.decode("utf-8", "replace")
+
+    def write(self, body: bytes) -> None:
+        """Send one body (empty: a heartbeat). A mover that reads nothing for long is killed, not waited for."""
+        if self._writer.is_closing():
+            return
+        self._writer.write(frame_of(body))
+        if self._writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.kill("did not read what it was told")
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """Yield what the mover says, without heartbeats, until it is gone."""
+        try:
+            while (body := await read_frame(self._reader)) is not None:
+                self._liveness.heard()
+                if body:
+                    yield body
+        except ProtocolError as error:
+            self.kill(str(error))
+
+    def kill(self, reason: str) -> None:
+        """End the mover and what it started, at once. SIGKILL also ends a stopped process."""
+        if not self._exit.done():
+            self.reason = self.reason or reason
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def ended(self) -> int:
+        """Wait for the end of the process and give everything back; return its exit code."""
+        # Its stream has ended, so the process is ending too; one that closed its stream and lives on is killed.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._exit), _GRACE_S)
+        self.kill("closed its control stream")
+        returncode = await self._exit
+        if self._stderr_task is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stderr_task, _GRACE_S)
+        self._writer.transport.abort()
+        return returncode
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pid_fd)
+        os.close(self._pid_fd)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # its helpers; the zombie itself does not mind
+        self._exit.set_result(self._process.wait())
+
+    async def _keep_stderr(self, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(STDERR_TAIL_BYTES):
+            self._stderr += data
+            del self._stderr[:-STDERR_TAIL_BYTES]
