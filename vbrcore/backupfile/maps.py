@@ -54,6 +54,7 @@ class PageBuilder:
         self._blocks = block_count(size_bytes, block_size_bytes)
         self._open = [bytearray() for _ in range(self._height)]
         self._fed = 0
+        self._root: bytes | None = None
 
     @property
     def position(self) -> int:
@@ -78,7 +79,9 @@ class PageBuilder:
         pages: list[Page] = []
         while count > 0:
             level = 0
-            while level + 1 < self._height and self._fed % FANOUT ** (level + 1) == 0 and FANOUT ** (level + 1) <= count:
+            while (
+                level + 1 < self._height and self._fed % FANOUT ** (level + 1) == 0 and FANOUT ** (level + 1) <= count
+            ):
                 level += 1
             pages += self._add(ZERO_DIGEST, level)
             count -= FANOUT**level
@@ -91,12 +94,9 @@ class PageBuilder:
             if self._open[level]:
                 name = self._close(level, pages)
                 pages += self._push(name, level + 1)
-        # A root that became full was closed by `_push` already and left its name.
-        if len(self._open[-1]) == DIGEST_BYTES and self._full_root:
-            return pages, bytes(self._open[-1])
-        return pages, self._close(self._height - 1, pages)
-
-    _full_root = False
+        if self._root is None:
+            self._root = self._close(self._height - 1, pages)
+        return pages, self._root
 
     def _add(self, name: bytes, level: int) -> list[Page]:
         if len(name) != DIGEST_BYTES:
@@ -116,8 +116,7 @@ class PageBuilder:
                 return pages
             name = self._close(level, pages)
             if level + 1 == self._height:
-                self._full_root = True
-                self._open[level] += name
+                self._root = name
                 return pages
             level += 1
 
@@ -177,23 +176,27 @@ def walk(
             stack.append(iter(list(enumerate(split(fetch(name)), index * FANOUT))))
 
 
-def page_at(
-    root: bytes, size_bytes: int, block_size_bytes: int, level: int, index: int, fetch: FetchPage
-) -> bytes:
-    """Return the digest of the node (`level`, `index`) of a map; the zero digest where it has none there.
+class MapCursor:
+    """Looks nodes of one map up by place; cheap when asked in order, for it keeps the last page of each level."""
 
-    A node beyond the disk, or of a level above the root, is a hole too.
-    """
-    top = height(size_bytes, block_size_bytes)
-    if level > top or index * FANOUT**level >= max(1, FANOUT**top):
-        return ZERO_DIGEST
-    name = root
-    for upper in range(top, level, -1):
-        if name == ZERO_DIGEST:
+    def __init__(self, root: bytes, size_bytes: int, block_size_bytes: int, fetch: FetchPage) -> None:
+        if len(root) != DIGEST_BYTES:
+            raise FormatInvalid(f"a map's root has {len(root)} bytes instead of {DIGEST_BYTES}")
+        self._root = root
+        self._height = height(size_bytes, block_size_bytes)
+        self._fetch = fetch
+        self._pages: dict[int, tuple[int, list[bytes]]] = {}
+
+    def node(self, level: int, index: int) -> bytes:
+        """Return the digest at (`level`, `index`): 0 is a block. Zero for holes and for all beyond the map."""
+        if level > self._height or index >= FANOUT ** (self._height - level):
             return ZERO_DIGEST
-        slot = index // FANOUT ** (upper - 1 - level) % FANOUT
-        page = fetch(name)
-        if len(page) != PAGE_BYTES:
-            raise FormatInvalid(f"a map page has {len(page)} bytes instead of {PAGE_BYTES}")
-        name = page[slot * DIGEST_BYTES : (slot + 1) * DIGEST_BYTES]
-    return name
+        if level == self._height:
+            return self._root
+        parent_index, place = divmod(index, FANOUT)
+        held = self._pages.get(level + 1)
+        if held is None or held[0] != parent_index:
+            parent = self.node(level + 1, parent_index)
+            page = ZERO_PAGE if parent == ZERO_DIGEST else self._fetch(parent)
+            held = self._pages[level + 1] = parent_index, split(page)
+        return held[1][place]

@@ -1,4 +1,4 @@
-"""What points there are, said by the files, without lock or index. (Signatures first; the body follows.)"""
+"""What points there are, said by the files, without lock or index."""
 
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Storage

@@ -1,4 +1,4 @@
-"""Reading a chain without lock or index. (Signatures first; the body follows.)"""
+"""Reading a chain without lock or index."""
 
 from collections.abc import Iterator
 from typing import Self

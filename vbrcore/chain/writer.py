@@ -1,4 +1,4 @@
-"""The one writer of a chain. (Signatures first; the body follows.)"""
+"""The one writer of a chain."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -1,6 +1,5 @@
 """A repository: a directory with an identity file, and the rules about its free space."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -65,18 +64,15 @@ def create_repository(path: Path, repository_id: str) -> None:
     if names - _IGNORED:
         raise RepositoryNotEmpty(f"{path} is not empty")
     data = msgspec.json.format(msgspec.json.encode(Identity("vbrcore repository", _IDENTITY_VERSION, repository_id)))
-    temporary = path / f"{IDENTITY_NAME}.new"
     with storage_errors(path):
         try:
-            with temporary.open("xb") as file:
-                file.write(data + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            # A link fails where somebody else was faster; a rename would take their repository away.
-            os.link(temporary, path / IDENTITY_NAME)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            file = (path / IDENTITY_NAME).open("xb")
+        except FileExistsError as error:
+            raise RepositoryExists(f"{path} became a repository just now") from error
+        with file:
+            file.write(data + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         LocalStorage(path).sync_directory("")
 
 

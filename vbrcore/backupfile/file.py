@@ -1,0 +1,108 @@
+"""A backup file as it stands on storage: opened by its newest valid slot, read by extent."""
+
+import hashlib
+
+import msgspec
+
+from vbrcore.backupfile.codec import Buffer, checksum, decompress, digest
+from vbrcore.backupfile.contents import Contents, decode_contents
+from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_header
+from vbrcore.backupfile.slots import SLOT_OFFSETS, Slot, unpack_slot
+from vbrcore.model.errors import DataCorrupt, FormatInvalid, VbrError
+from vbrcore.storage.port import SLOT_BYTES, Reader, Storage
+
+
+class BackupFile(msgspec.Struct, frozen=True):
+    """What an opened file says. `place` is the index of the slot that counts, `last_sequence` the highest of both."""
+
+    name: str
+    slot: Slot
+    place: int
+    last_sequence: int
+    contents: Contents
+    gone: bytes = b""
+
+    @property
+    def file_id(self) -> bytes:
+        return self.slot.file_id
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Orders the contents lists of a generation, newest last."""
+        return self.contents.run_number, self.contents.revision
+
+
+def read_slots(storage: Storage, name: str) -> tuple[Slot | VbrError, Slot | VbrError]:
+    """Return both slots of a file, an error in place of one that is not valid."""
+    first, second = SLOT_OFFSETS
+    return _read_slot(storage, name, first), _read_slot(storage, name, second)
+
+
+def open_file(storage: Storage, name: str) -> BackupFile:
+    """Open a file by its newest slot whose contents list is intact.
+
+    Raises `FormatNewer` when a slot of it is of a later version, `FormatInvalid` when neither slot leads anywhere.
+    """
+    slots = read_slots(storage, name)
+    errors = [slot for slot in slots if isinstance(slot, VbrError)]
+    for error in errors:
+        if not isinstance(error, FormatInvalid):
+            raise error
+    valid = sorted(
+        ((slot, place) for place, slot in enumerate(slots) if isinstance(slot, Slot)),
+        key=lambda pair: pair[0].sequence,
+        reverse=True,
+    )
+    problem: VbrError = FormatInvalid(f"{name}: both slots are damaged, or this is no backup file")
+    for slot, place in valid:
+        try:
+            contents, gone = _read_contents(storage, name, slot)
+        except (FormatInvalid, DataCorrupt) as error:
+            problem = FormatInvalid(f"{name}: {error}")
+        else:
+            return BackupFile(name, slot, place, valid[0][0].sequence, contents, gone)
+    raise problem
+
+
+def was_never_committed(storage: Storage, name: str) -> bool:
+    """Say whether no slot of the file was ever written: all its bytes there are zero or absent."""
+    return not any(storage.read(name, offset, SLOT_BYTES).strip(b"\0") for offset in SLOT_OFFSETS)
+
+
+def read_stored(reader: Reader, offset: int, row: Row, buffer: bytearray | memoryview) -> None:
+    """Fill `buffer` (`row.stored_length` bytes) from the extent at `offset`; verify header and checksum.
+
+    Raises `DataCorrupt`.
+    """
+    header = bytearray(HEADER_BYTES)
+    wanted = HEADER_BYTES + row.stored_length
+    if len(buffer) != row.stored_length or reader.read_into(offset, [header, buffer]) != wanted:
+        raise DataCorrupt(f"the extent of {row.digest.hex()[:16]} is cut off")
+    check_header(header, row)
+    if checksum(buffer) != row.checksum:
+        raise DataCorrupt(f"the stored bytes of {row.digest.hex()[:16]} are damaged")
+
+
+def content_of(row: Row, stored: Buffer) -> bytes:
+    """Return the raw content of an extent, verified by its digest. Raises `DataCorrupt`."""
+    raw = decompress(stored, row.raw_length, row.codec)
+    if digest(raw) != row.digest:
+        raise DataCorrupt(f"the content of {row.digest.hex()[:16]} has another digest")
+    return bytes(raw)
+
+
+def _read_slot(storage: Storage, name: str, offset: int) -> Slot | VbrError:
+    try:
+        return unpack_slot(storage.read(name, offset, SLOT_BYTES))
+    except VbrError as error:
+        return error
+
+
+def _read_contents(storage: Storage, name: str, slot: Slot) -> tuple[Contents, bytes]:
+    # Never more than there is: a length from the file must not decide how much memory is taken.
+    if slot.contents_offset + slot.contents_length > storage.size(name):
+        raise DataCorrupt("the contents list is cut off")
+    data = storage.read(name, slot.contents_offset, slot.contents_length)
+    if hashlib.sha256(data).digest() != slot.contents_sha256:
+        raise DataCorrupt("the contents list is damaged")
+    return decode_contents(data, slot)

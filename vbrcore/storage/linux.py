@@ -1,0 +1,77 @@
+"""What a Linux file system can do beyond POSIX: start writing back, punch holes, share ranges."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import tempfile
+from pathlib import Path
+
+from vbrcore.model.errors import CapabilityMissing
+from vbrcore.storage.port import ALIGNMENT_BYTES, Capability
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_FICLONERANGE = 0x4020940D
+_CLONE_RANGE = struct.Struct("qQQQ")
+_SYNC_FILE_RANGE_WRITE = 2
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EXDEV, errno.EINVAL})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+def start_write_back(fd: int, offset: int, length: int) -> None:
+    """Ask the kernel to begin writing a range, without waiting. A hint: what fails here is reported by the sync."""
+    _libc.sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def punch_hole(path: Path, offset: int, length: int) -> None:
+    """Give a range back. Raises `CapabilityMissing` or `OSError`."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length):
+            _raise(path, "punch", ctypes.get_errno())
+    finally:
+        os.close(fd)
+
+
+def clone_range(source: Path, source_offset: int, target: Path, target_offset: int, length: int) -> None:
+    """Share a range. Raises `CapabilityMissing` or `OSError`."""
+    source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        target_fd = os.open(target, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            argument = _CLONE_RANGE.pack(source_fd, source_offset, length, target_offset)
+            fcntl.ioctl(target_fd, _FICLONERANGE, argument)
+        except OSError as error:
+            _raise(target, "clone", error.errno or errno.EIO)
+        finally:
+            os.close(target_fd)
+    finally:
+        os.close(source_fd)
+
+
+def probe(root: Path) -> frozenset[Capability]:
+    """Try punching and cloning on a file of our own below `root`, which is removed again."""
+    found: set[Capability] = set()
+    with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-") as file:
+        path = Path(file.name)
+        file.write(b"x" * 2 * ALIGNMENT_BYTES)
+        file.flush()
+        try:
+            punch_hole(path, ALIGNMENT_BYTES, ALIGNMENT_BYTES)
+            found.add("punch")
+            clone_range(path, 0, path, ALIGNMENT_BYTES, ALIGNMENT_BYTES)
+            found.add("clone")
+        except CapabilityMissing:
+            pass
+    return frozenset(found)
+
+
+def _raise(path: Path, capability: str, number: int) -> None:
+    if number in _UNSUPPORTED:
+        raise CapabilityMissing(f"{path}: the file system cannot {capability}")
+    raise OSError(number, os.strerror(number), str(path))

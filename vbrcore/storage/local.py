@@ -1,0 +1,290 @@
+"""The storage port on a directory of a local (or mounted) file system."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vbrcore.model.errors import (
+    AlreadyExists,
+    ChainLocked,
+    NotFound,
+    PermissionRefused,
+    RepositoryFull,
+    RepositoryReadOnly,
+    StorageFailed,
+)
+from vbrcore.storage import linux
+from vbrcore.storage.names import check_name
+from vbrcore.storage.port import SLOT_BYTES, Buffer, Capability
+
+# Written bytes are handed to the disk in steps of this size, while later ones still arrive: the sync of a commit then
+# finds little left to do, and the page cache does not fill with what nobody reads again.
+_WRITEBACK_BYTES = 32 * 1024 * 1024
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+@contextlib.contextmanager
+def storage_errors(what: object) -> Iterator[None]:
+    """Turn an `OSError` into the error of the port that names `what`."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{what}: {error.strerror or error}"
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise NotFound(message) from error
+        if isinstance(error, FileExistsError):
+            raise AlreadyExists(message) from error
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise RepositoryFull(message) from error
+        if error.errno == errno.EROFS:
+            raise RepositoryReadOnly(message) from error
+        if isinstance(error, PermissionError):
+            raise PermissionRefused(message) from error
+        raise StorageFailed(message) from error
+
+
+@contextlib.contextmanager
+def _writing(what: object) -> Iterator[None]:
+    """Like `storage_errors`; a permission that is missing for writing means a read-only repository."""
+    try:
+        with storage_errors(what):
+            yield
+    except PermissionRefused as error:
+        raise RepositoryReadOnly(str(error)) from error
+
+
+class LocalAppender:
+    """See `port.Appender`."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._path = path
+        self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._lock = threading.Lock()
+        self._unflushed_bytes = 0
+        self._flushed_to = 0
+        self._failed = False
+
+    def write(self, offset: int, parts: Sequence[Buffer]) -> None:
+        self._check()
+        with _writing(self._path):
+            length = _write_all(self._fd, offset, parts)
+        self._write_back(offset + length, length)
+
+    def write_slot(self, offset: int, data: Buffer) -> None:
+        if len(data) != SLOT_BYTES:
+            raise ValueError(f"a slot has {SLOT_BYTES} bytes")
+        self._check()
+        with _writing(self._path):
+            _write_all(self._fd, offset, [data])
+
+    def sync(self) -> None:
+        self._check()
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            # The kernel has dropped what it could not write: a second try would report success and be wrong.
+            self._failed = True
+            raise StorageFailed(f"{self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with storage_errors(self._path):
+                os.close(fd)
+
+    def _check(self) -> None:
+        if self._failed or self._fd < 0:
+            raise StorageFailed(f"{self._path}: not written to after an error or its end")
+
+    def _write_back(self, end: int, length: int) -> None:
+        with self._lock:
+            self._unflushed_bytes += length
+            if self._unflushed_bytes < _WRITEBACK_BYTES:
+                return
+            start, self._flushed_to, self._unflushed_bytes = self._flushed_to, max(end, self._flushed_to), 0
+        linux.start_write_back(self._fd, start, end - start)
+
+
+class LocalReader:
+    """See `port.Reader`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    @property
+    def size_bytes(self) -> int:
+        with storage_errors(self._path):
+            return os.fstat(self._fd).st_size
+
+    def read_into(self, offset: int, parts: Sequence[bytearray | memoryview]) -> int:
+        views = [memoryview(part).cast("B") for part in parts]
+        done = 0
+        with storage_errors(self._path):
+            while views:
+                count = os.preadv(self._fd, views, offset + done)
+                if count == 0:
+                    break
+                done += count
+                views = _skip(views, count)
+        return done
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class LocalLock:
+    """An OFD lock: it belongs to the open file, so it ends when the last process that inherited it is gone."""
+
+    def __init__(self, path: Path) -> None:
+        with _writing(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except OSError as error:
+            self.release()
+            if error.errno in {errno.EAGAIN, errno.EACCES}:
+                raise ChainLocked(f"{path} is held by another process") from error
+            raise StorageFailed(f"{path}: {error.strerror}") from error
+
+    def release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class LocalStorage:
+    """See `port.Storage`. `root` must exist."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, name: str) -> LocalAppender:
+        path = self._path(name)
+        with _writing(path):
+            self._make_directories(path.parent)
+            return LocalAppender(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    def modify(self, name: str) -> LocalAppender:
+        path = self._path(name)
+        with _writing(path):
+            return LocalAppender(path, os.O_RDWR)
+
+    def open_reader(self, name: str) -> LocalReader:
+        path = self._path(name)
+        with storage_errors(path):
+            return LocalReader(path)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        reader = self.open_reader(name)
+        try:
+            buffer = bytearray(max(0, min(length, reader.size_bytes - offset)))
+            count = reader.read_into(offset, [buffer]) if buffer else 0
+            return bytes(memoryview(buffer)[:count])
+        finally:
+            reader.close()
+
+    def size(self, name: str) -> int:
+        path = self._path(name)
+        with storage_errors(path):
+            return path.stat().st_size
+
+    def list(self, prefix: str) -> tuple[str, ...]:
+        start = self._path(prefix) if prefix else self.root
+        names = []
+        for directory, _, files in os.walk(start):
+            base = Path(directory).relative_to(self.root)
+            names += [str(base / file) for file in files]
+        return tuple(sorted(names))
+
+    def sync_directory(self, prefix: str) -> None:
+        path = self._path(prefix) if prefix else self.root
+        with _writing(path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def truncate(self, name: str, size_bytes: int) -> None:
+        path = self._path(name)
+        with _writing(path):
+            os.truncate(path, size_bytes)
+
+    def punch(self, name: str, offset: int, length: int) -> None:
+        path = self._path(name)
+        with _writing(path):
+            linux.punch_hole(path, offset, length)
+
+    def clone_range(self, source: str, source_offset: int, target: str, target_offset: int, length: int) -> None:
+        path = self._path(target)
+        with _writing(path):
+            linux.clone_range(self._path(source), source_offset, path, target_offset, length)
+
+    def rename(self, name: str, new_name: str) -> None:
+        path = self._path(name)
+        with _writing(path):
+            path.rename(self._path(new_name))
+
+    def remove(self, name: str) -> None:
+        path = self._path(name)
+        with _writing(path):
+            path.unlink()
+
+    def lock(self, name: str) -> LocalLock:
+        path = self._path(name)
+        with _writing(path):
+            self._make_directories(path.parent)
+        return LocalLock(path)
+
+    def free_bytes(self) -> int:
+        with storage_errors(self.root):
+            status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+    def capabilities(self) -> frozenset[Capability]:
+        with _writing(self.root):
+            return linux.probe(self.root)
+
+    def _path(self, name: str) -> Path:
+        return self.root / check_name(name)
+
+    def _make_directories(self, path: Path) -> None:
+        """Make a chain's directory, durable by name; the root itself is never made."""
+        if path == self.root or path.is_dir():
+            return
+        self._make_directories(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        self.sync_directory(str(path.parent.relative_to(self.root)) if path.parent != self.root else "")
+
+
+def _write_all(fd: int, offset: int, parts: Sequence[Buffer]) -> int:
+    """Write all parts from `offset`, as few calls as the kernel allows; return their length."""
+    total = sum(map(len, parts))
+    count = os.pwritev(fd, parts, offset)
+    done = count
+    if done < total:
+        views = _skip([memoryview(part) for part in parts], count)
+        while done < total:
+            count = os.pwritev(fd, views, offset + done)
+            views = _skip(views, count)
+            done += count
+    return total
+
+
+def _skip(views: list[memoryview], count: int) -> list[memoryview]:
+    """Return what is left of `views` after `count` bytes."""
+    while views and count >= len(views[0]):
+        count -= len(views[0])
+        views = views[1:]
+    if count:
+        views = [views[0][count:], *views[1:]]
+    return views
