@@ -1,0 +1,186 @@
+"""A backup session: which machines, one task per disk, all machines side by side, then the seal."""
+
+import asyncio
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+
+from vbrcore.manager.connection import Connection
+from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.demands import chain_demand
+from vbrcore.manager.machine import CONFIGURATION, JobParts, MachineBackup
+from vbrcore.manager.report import Outcome
+from vbrcore.manager.selection import Selection, select
+from vbrcore.manager.target import Target
+from vbrcore.model.errors import LeaseLost, MachineNotFound, SessionStopped, VbrError
+from vbrcore.model.ids import file_name_part, new_id, short_id
+from vbrcore.model.inventory import Machine
+from vbrcore.model.job import Job
+from vbrcore.model.session import Task, Totals
+from vbrcore.mover.messages import TargetWork
+
+
+def chain_directory(job: Job) -> str:
+    """Return the chain's directory in its repository: the job's name for people, its id for certainty."""
+    return f"{file_name_part(job.name)}_{short_id(job.job_id)}"
+
+
+async def run_backup(context: Context) -> Outcome:
+    """Run a session of kind `backup`. Raises what keeps the session as a whole from running."""
+    catalog, session, log = context.catalog, context.session, context.log
+    job = catalog.job(session.job_id)
+    repository = catalog.repository(job.repository_id)
+    hypervisor = catalog.hypervisor(job.hypervisor_id)
+    directory = chain_directory(job)
+    warnings = Warnings(log)
+
+    connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
+    starting = asyncio.create_task(context.crew.transport())
+    try:
+        await context.leases.acquire(chain_demand(session, repository, directory))
+        connection = await connecting
+        await starting
+    except BaseException:
+        connecting.cancel()
+        starting.cancel()
+        await asyncio.gather(connecting, starting, return_exceptions=True)
+        raise
+    catalog.update_session(session.session_id, state="running")
+    work = TargetWork(
+        repository_path=repository.path,
+        repository_id=repository.repository_id,
+        reserve_bytes=repository.reserve_bytes,
+        directory=directory,
+        job_id=job.job_id,
+        job_name=job.name,
+        session_id=session.session_id,
+        created=session.created,
+        block_size_bytes=job.block_size_bytes,
+        index_directory=str(context.home / "cache" / "index" / repository.repository_id),
+    )
+    target = Target(context.crew, work, log)
+    try:
+        inventory, run = await asyncio.gather(connection.call(connection.hypervisor.inventory), target.ready())
+        catalog.replace_points(repository.repository_id, job.job_id, directory, run.points)
+        selection = select(job, inventory, {point.machine for point in run.points})
+        parts = JobParts(
+            job=job,
+            repository=repository,
+            proxies=catalog.proxies(),
+            repository_server=catalog.server_by_name(repository.server),
+            directory=directory,
+            connection=connection,
+            target=target,
+            warnings=warnings,
+        )
+        machines = [
+            MachineBackup(context, parts, machine, _tasks(context, connection, machine, warnings))
+            for machine in selection.machines
+        ]
+        failures = _selection_failures(context, selection, warnings)
+        await _run_all(context, machines)
+        await target.seal()
+        return _outcome(machines, failures, target, warnings)
+    finally:
+        await target.kill()
+        await connection.close()
+
+
+def _tasks(context: Context, connection: Connection, machine: Machine, warnings: Warnings) -> list[Task]:
+    """Make one task per disk and one for the configuration; skipped disks are warnings."""
+    disks = [disk for disk in machine.disks if not disk.skipped]
+    for disk in machine.disks:
+        if disk.skipped:
+            warnings.add(f"skipped: {disk.skipped}", machine=machine.name, disk=disk.name)
+    names = [(disk.name, disk.size_bytes) for disk in disks]
+    if "configuration" in connection.plugin.info.capabilities:
+        names.append((CONFIGURATION, 0))
+    now = time.time()
+    tasks = [
+        Task(
+            task_id=new_id(),
+            session_id=context.session.session_id,
+            machine=machine.name,
+            disk=name,
+            size_bytes=size_bytes,
+            created=now,
+        )
+        for name, size_bytes in names
+    ]
+    context.catalog.add_tasks(tasks)
+    return tasks
+
+
+def _selection_failures(context: Context, selection: Selection, warnings: Warnings) -> list[VbrError]:
+    """A machine named in the job that is not there is a failed task, a pattern that matches nothing a warning."""
+    for pattern in selection.unmatched:
+        warnings.add(f"the pattern {pattern} matches no machine")
+    failures: list[VbrError] = [MachineNotFound(f"machine {name} is not there") for name in selection.missing]
+    failures += [
+        MachineNotFound(f"the pattern {pattern} matches no machine any more") for pattern in selection.vanished
+    ]
+    now = time.time()
+    tasks = [
+        Task(
+            task_id=new_id(),
+            session_id=context.session.session_id,
+            machine=name,
+            disk="",
+            state="failed",
+            created=now,
+            ended=now,
+            error=error.info(),
+        )
+        for name, error in zip((*selection.missing, *selection.vanished), failures, strict=True)
+    ]
+    context.catalog.add_tasks(tasks)
+    for error in failures:
+        context.log.error(str(error))
+    return failures
+
+
+async def _run_all(context: Context, machines: Sequence[MachineBackup]) -> None:
+    """Run all machines at once (the leases bound them); end them all where the session must end now."""
+    running = {asyncio.create_task(machine.run(), name=machine.machine.name): machine for machine in machines}
+    if not running:
+        return
+    ender = asyncio.create_task(_end_now(context, running), name="end-now")
+    await asyncio.wait(running)
+    ender.cancel()
+    for task, machine in running.items():
+        if task.cancelled():
+            lost = context.leases.lost.is_set()
+            machine.end(LeaseLost("the session lost its leases") if lost else SessionStopped("stopped on request"))
+        elif (error := task.exception()) is not None:
+            context.log.error("".join(traceback.format_exception(error)), machine=machine.machine.name)
+            machine.end(VbrError(f"{machine.machine.name}: {type(error).__name__}: {error}"))
+
+
+async def _end_now(context: Context, running: Iterable["asyncio.Task[None]"]) -> None:
+    stop = asyncio.create_task(context.stop.now.wait())
+    lost = asyncio.create_task(context.leases.lost.wait())
+    try:
+        await asyncio.wait((stop, lost), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        lost.cancel()
+    for task in running:
+        task.cancel()
+
+
+def _outcome(
+    machines: Iterable[MachineBackup], failures: list[VbrError], target: Target, warnings: Warnings
+) -> Outcome:
+    totals = Totals()
+    errors = list(failures)
+    for machine in machines:
+        totals = totals.plus(machine.totals)
+        if machine.error is not None:
+            errors.append(machine.error)
+    stopped = next((error for error in errors if isinstance(error, SessionStopped)), None)
+    return Outcome(
+        totals=Totals(totals.read_bytes, totals.transferred_bytes, target.stored_bytes, totals.audit_bytes),
+        warnings=warnings.all(),
+        error=(stopped or errors[0]).info() if errors else None,
+        failures=len(errors),
+    )

@@ -1,0 +1,116 @@
+"""`python -m vbrcore job-manager`: the one owner of a running session."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from vbrcore.api.client import Client
+from vbrcore.api.home import Home
+from vbrcore.catalog.catalog import Catalog
+from vbrcore.manager.backup import run_backup
+from vbrcore.manager.cleanup import run_cleanup
+from vbrcore.manager.context import Context
+from vbrcore.manager.crew import Crew
+from vbrcore.manager.leases import Leases
+from vbrcore.manager.live import LiveReporter
+from vbrcore.manager.log import SessionLog, closing_line
+from vbrcore.manager.recover import run_delete, run_restore_disk, run_restore_machine, run_verify
+from vbrcore.manager.report import Outcome
+from vbrcore.manager.stop import StopWatch
+from vbrcore.model.errors import VbrError, info_of
+from vbrcore.model.session import Session
+
+_EXIT_FAILED = 3
+
+
+async def _run_restore(context: Context) -> Outcome:
+    if "disk" in context.session.request:
+        return await run_restore_disk(context)
+    return await run_restore_machine(context)
+
+
+RUNNERS: dict[str, Callable[[Context], Awaitable[Outcome]]] = {
+    "backup": run_backup,
+    "restore": _run_restore,
+    "verify": run_verify,
+    "delete": run_delete,
+    "cleanup": run_cleanup,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one session to its end; exit 0 on success and warning, 3 on failure."""
+    parser = argparse.ArgumentParser(prog="vbrcore job-manager", description="The owner of one running session.")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--job-id", required=True)
+    parser.add_argument("--session-id", required=True)
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command line's; it asks for a stop by the service
+    home = Home(args.home)
+    catalog = Catalog.open(home.path)
+    try:
+        session = catalog.session(args.session_id)
+        with SessionLog(home.session_log(session), job_id=session.job_id, session_id=session.session_id) as log:
+            outcome = asyncio.run(_run(home, catalog, session, log))
+            _finish(catalog, session, log, outcome)
+    finally:
+        catalog.close()
+    return _EXIT_FAILED if outcome.result == "failed" else 0
+
+
+async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog) -> Outcome:
+    """Run the session's kind; any exception becomes its result."""
+    catalog.begin_session(session.session_id, os.getpid(), psutil.Process().create_time())
+    session = catalog.session(session.session_id)
+    log.info(f"session of {session.name} begins ({session.kind})")
+    client = Client(home, start_service=False)
+    stop = StopWatch(catalog, session.session_id)
+    live = LiveReporter(client, session.session_id)
+    crew = Crew(session, log)
+    leases = Leases(catalog, session.session_id, log, stop, live.poke)
+    stop.start()
+    leases.start()
+    live.start(crew)
+    try:
+        return await RUNNERS[session.kind](Context(home.path, catalog, session, log, leases, crew, live, stop))
+    except VbrError as error:
+        log.error(f"{error.code}: {error}")
+        return Outcome(error=error.info(), failures=1)
+    except Exception as error:  # noqa: BLE001 - the session's last line and its result must be written in any case
+        log.error("".join(traceback.format_exception(error)))
+        return Outcome(error=info_of(error), failures=1)
+    finally:
+        await crew.close()
+        await live.close()
+        await stop.close()
+        leases.close()
+
+
+def _finish(catalog: Catalog, session: Session, log: SessionLog, outcome: Outcome) -> None:
+    totals = outcome.totals
+    log.info(
+        f"{outcome.result}: read {totals.read_bytes}, transferred {totals.transferred_bytes},"
+        f" stored {totals.stored_bytes} bytes, {len(outcome.warnings)} warnings, {outcome.failures} failures"
+    )
+    failed = outcome.result == "failed"
+    log.write("error" if failed else "info", closing_line(failed=failed, name=session.name, job_id=session.job_id))
+    catalog.finish_session(
+        session.session_id,
+        result=outcome.result,
+        ended=time.time(),
+        totals=totals,
+        warnings=outcome.warnings,
+        error=outcome.error,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

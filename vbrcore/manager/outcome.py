@@ -1,0 +1,41 @@
+"""Whether a point was committed when its target mover was lost: the files say so, once nobody writes them."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from vbrcore.chain.listing import read_points, take_chain_lock
+from vbrcore.model.errors import ChainLocked
+from vbrcore.model.inventory import Repository
+from vbrcore.model.point import Point
+from vbrcore.model.times import SILENCE_S
+from vbrcore.storage.repository import open_repository
+
+_POLL_S = 0.5
+
+
+def settled_points(repository: Repository, directory: str) -> tuple[Point, ...]:
+    """Read the points of a chain under its lock; raises `ChainLocked` while a writer lives, even a stopped one."""
+    storage = open_repository(Path(repository.path), repository.repository_id)
+    lock = take_chain_lock(storage, directory)
+    try:
+        return read_points(storage, directory)
+    finally:
+        lock.release()
+
+
+async def committed_point(repository: Repository, directory: str, point_id: str) -> Point | None:
+    """Wait for the lost writer to be gone (it ends itself after 30 s of silence), then look for the point.
+
+    Raises `ChainLocked` where the writer is still there after that: then nobody knows yet.
+    """
+    deadline = time.monotonic() + SILENCE_S + 5
+    while True:
+        try:
+            points = await asyncio.to_thread(settled_points, repository, directory)
+        except ChainLocked:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_POLL_S)
+        else:
+            return next((point for point in points if point.point_id == point_id), None)

@@ -1,0 +1,21 @@
+"""How a session ended."""
+
+import msgspec
+
+from vbrcore.model.errors import ErrorInfo
+from vbrcore.model.session import Result, Totals
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """`failures` counts machines (or disks); `error` is the first of them, or what ended the whole session."""
+
+    totals: Totals = Totals()
+    warnings: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+    failures: int = 0
+
+    @property
+    def result(self) -> Result:
+        if self.error is not None:
+            return "failed"
+        return "warning" if self.warnings else "success"

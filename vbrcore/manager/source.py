@@ -1,0 +1,57 @@
+"""One source mover for one attempt of one task."""
+
+from collections.abc import Callable
+
+from vbrcore.manager.crew import Crew
+from vbrcore.manager.log import SessionLog
+from vbrcore.model.errors import MoverLost, ProtocolError, error_from
+from vbrcore.mover.messages import DiskDone, Ended, Failed, Log, Progress, RestoreDone, RestoreWork, SourceWork
+from vbrcore.transport.client import MoverHandle
+from vbrcore.transport.messages import Role
+
+
+async def run_mover(
+    crew: Crew,
+    role: Role,
+    work: SourceWork | RestoreWork,
+    *,
+    machine: str,
+    disk: str,
+    log: SessionLog,
+    progress: Callable[[Progress], None],
+) -> DiskDone | RestoreDone:
+    """Start a mover, give it its work, and return what it did. The mover is gone when this returns or raises."""
+    handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}")
+    try:
+        await handle.send(work)
+        return await _follow(handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress)
+    finally:
+        await handle.kill()
+
+
+async def _follow(
+    handle: MoverHandle,
+    task_id: str,
+    *,
+    machine: str,
+    disk: str,
+    log: SessionLog,
+    progress: Callable[[Progress], None],
+) -> DiskDone | RestoreDone:
+    done: DiskDone | RestoreDone | None = None
+    while True:
+        match await handle.receive():
+            case Progress() as message:
+                progress(message)
+            case Log(level=level, message=text):
+                log.write(level, text, kind="mover", task_id=task_id, machine=machine, disk=disk, pid=handle.pid)
+            case DiskDone() | RestoreDone() as message:
+                done = message
+            case Failed(error=error):
+                raise error_from(error)
+            case Ended():
+                if done is None:
+                    raise MoverLost(f"{machine}/{disk}: the mover ended without a result")
+                return done
+            case other:
+                raise ProtocolError(f"{machine}/{disk}: the mover said {type(other).__name__} out of turn")

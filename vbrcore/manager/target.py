@@ -1,0 +1,200 @@
+"""The one target mover of a session's chain. A lost one is replaced when the next attempt needs it."""
+
+import asyncio
+import secrets
+from typing import TypeVar
+
+from vbrcore.manager.crew import Crew
+from vbrcore.manager.log import SessionLog
+from vbrcore.model.errors import ProtocolError, VbrError, error_from
+from vbrcore.model.point import Point
+from vbrcore.mover.messages import (
+    CommitPoint,
+    Ended,
+    Endpoint,
+    ExpectTask,
+    Failed,
+    Forgotten,
+    ForgetPoints,
+    FromMover,
+    Log,
+    PointCommitted,
+    PointRefused,
+    Progress,
+    Ready,
+    Seal,
+    TargetWork,
+)
+from vbrcore.transport.client import MoverHandle
+
+_SECRET_BYTES = 32
+
+
+class TargetRun:
+    """One target mover process from `Ready` to its end."""
+
+    def __init__(self, handle: MoverHandle, ready: Ready, log: SessionLog) -> None:
+        self.ready = ready
+        self.points = list(ready.points)
+        self.lost: VbrError | None = None
+        self.stored_bytes = 0
+        self.progress: Progress | None = None
+        self._handle = handle
+        self._log = log
+        self._commits: dict[str, asyncio.Future[Point]] = {}
+        self._expected: dict[str, asyncio.Future[None]] = {}
+        self._forgotten: asyncio.Future[tuple[str, ...]] | None = None
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._listener = asyncio.create_task(self._listen(), name="target-listener")
+
+    async def expect(self, task_id: str, attempt: int) -> Endpoint:
+        """Make the target accept one source for this attempt, and no earlier one."""
+        self._check()
+        endpoint = Endpoint(path=self.ready.path, secret=secrets.token_bytes(_SECRET_BYTES))
+        await self._handle.send(ExpectTask(task_id=task_id, attempt=attempt, endpoint=endpoint))
+        return endpoint
+
+    async def commit(self, point: Point) -> Point:
+        """Commit a point; return it as it stands in the file. Raises `BlocksMissing`, `MoverLost` and others."""
+        self._check()
+        future: asyncio.Future[Point] = asyncio.get_running_loop().create_future()
+        self._commits[point.point_id] = future
+        await self._handle.send(CommitPoint(point=point))
+        return await future
+
+    async def forget(self, point_ids: tuple[str, ...]) -> tuple[str, ...]:
+        self._check()
+        self._forgotten = asyncio.get_running_loop().create_future()
+        await self._handle.send(ForgetPoints(point_ids=point_ids))
+        return await self._forgotten
+
+    async def seal(self) -> int:
+        """Seal the file; return the bytes that this mover appended."""
+        self._check()
+        await self._handle.send(Seal())
+        stored = await asyncio.shield(self._ended)
+        await self._listener
+        return stored
+
+    async def kill(self) -> None:
+        await self._handle.kill()
+        await self._listener
+
+    def _check(self) -> None:
+        if self.lost is not None:
+            raise self.lost
+
+    async def _listen(self) -> None:
+        try:
+            while not self._ended.done():
+                self._dispatch(await self._handle.receive())
+        except VbrError as error:
+            self._fail(error)
+
+    def _dispatch(self, message: FromMover) -> None:
+        match message:
+            case PointCommitted(point=point, stored_bytes=stored_bytes):
+                self.stored_bytes = stored_bytes
+                self.points.append(point)
+                _resolve(self._commits.pop(point.point_id, None), point)
+            case PointRefused(point_id=point_id, error=error):
+                _refuse(self._commits.pop(point_id, None), error_from(error))
+            case Forgotten(point_ids=point_ids):
+                _resolve(self._forgotten, point_ids)
+            case Progress():
+                self.progress = message
+            case Log(level=level, message=text):
+                self._log.write(level, text, kind="mover", pid=self._handle.pid)
+            case Ended(stored_bytes=stored_bytes):
+                self.stored_bytes = stored_bytes
+                self._ended.set_result(stored_bytes)
+            case Failed(error=error):
+                self._fail(error_from(error))
+            case _:
+                self._fail(ProtocolError(f"target mover said {type(message).__name__} out of turn"))
+
+    def _fail(self, error: VbrError) -> None:
+        if self.lost is None:
+            self.lost = error
+            self._log.error(f"target mover: {error}")
+        for commit in self._commits.values():
+            _refuse(commit, self.lost)
+        self._commits.clear()
+        _refuse(self._forgotten, self.lost)
+        _refuse(self._ended, self.lost)
+
+
+T = TypeVar("T")
+
+
+def _resolve(future: "asyncio.Future[T] | None", value: T) -> None:
+    if future is not None and not future.done():
+        future.set_result(value)
+
+
+def _refuse(future: "asyncio.Future[T] | None", error: VbrError) -> None:
+    if future is not None and not future.done():
+        future.set_exception(error)
+        future.exception()  # marks it as seen: nobody may be waiting for it
+
+
+class Target:
+    """Gives the living `TargetRun`, starting a new mover where there is none."""
+
+    def __init__(self, crew: Crew, work: TargetWork, log: SessionLog) -> None:
+        self._crew = crew
+        self._work = work
+        self._log = log
+        self._run: TargetRun | None = None
+        self._starting = asyncio.Lock()
+        self._stored_before_bytes = 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes appended to backup files by all target movers of this session, as far as they were told."""
+        return self._stored_before_bytes + (self._run.stored_bytes if self._run is not None else 0)
+
+    @property
+    def running(self) -> TargetRun | None:
+        return self._run
+
+    async def ready(self) -> TargetRun:
+        """Return the living target mover; raises `ChainLocked` and what else keeps one from starting."""
+        async with self._starting:
+            if self._run is not None and self._run.lost is not None:
+                self._stored_before_bytes += self._run.stored_bytes
+                await self._run.kill()
+                self._run = None
+            if self._run is None:
+                self._run = await self._start()
+            return self._run
+
+    async def _start(self) -> TargetRun:
+        handle = await self._crew.start("target", task_id="", disk="")
+        try:
+            await handle.send(self._work)
+            while True:
+                match await handle.receive():
+                    case Ready() as ready:
+                        break
+                    case Failed(error=error):
+                        raise error_from(error)
+                    case Log(level=level, message=text):
+                        self._log.write(level, text, kind="mover", pid=handle.pid)
+                    case other:
+                        raise ProtocolError(f"target mover said {type(other).__name__} before it was ready")
+        except (VbrError, asyncio.CancelledError):
+            await handle.kill()
+            raise
+        for warning in ready.warnings:
+            self._log.warning(warning)
+        return TargetRun(handle, ready, self._log)
+
+    async def seal(self) -> None:
+        """Seal what the living mover wrote; a lost one's file counts as sealed at its newest slot."""
+        if self._run is not None and self._run.lost is None:
+            await self._run.seal()
+
+    async def kill(self) -> None:
+        if self._run is not None:
+            await self._run.kill()
