@@ -147,9 +147,8 @@ def _disk(stored: StoredPoint, name: str) -> PointDisk:
     for disk in stored.point.disks:
         if name in {disk.name, disk.disk_id}:
             return disk
-    raise NotFound(
-        f"point {stored.point.point_id} has no disk {name}; it has {', '.join(disk.name for disk in stored.point.disks)}"
-    )
+    names = ", ".join(disk.name for disk in stored.point.disks)
+    raise NotFound(f"point {stored.point.point_id} has no disk {name}; it has {names}")
 
 
 async def _run_disks(
@@ -175,7 +174,10 @@ async def _run_disks(
     }
     context.catalog.add_tasks(list(tasks.values()))
     results = await asyncio.gather(
-        *(_run_disk(context, stored, disk_id, tasks[disk_id], sink, deep, attempts) for disk_id, sink in sinks.items())
+        *(
+            _run_disk(context, stored, disk_id, tasks[disk_id], sink, deep=deep, attempts=attempts)
+            for disk_id, sink in sinks.items()
+        )
     )
     return dict(zip(sinks, results, strict=True))
 
@@ -186,6 +188,7 @@ async def _run_disk(
     disk_id: str,
     task: Task,
     sink: api.SinkSpec | None,
+    *,
     deep: bool,
     attempts: int,
 ) -> RestoreDone | VbrError:
