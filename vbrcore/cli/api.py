@@ -1,0 +1,34 @@
+"""The service's questions, their types and the errors, imported at first use.
+
+They stand on msgspec, whose import takes longer than all of `--help`. Modules of the command line take them from
+here and have `from __future__ import annotations`, so that a signature does not import them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+class _Lazy:
+    """A module that is imported when one of its names is first used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(importlib.import_module(self._name), name)
+        setattr(self, name, value)
+        return value
+
+
+if TYPE_CHECKING:
+    from vbrcore.api import operations, types
+    from vbrcore.model import errors, job
+else:
+    errors = _Lazy("vbrcore.model.errors")
+    job = _Lazy("vbrcore.model.job")
+    types = _Lazy("vbrcore.api.types")
+    operations = _Lazy("vbrcore.api.operations")
+
+__all__ = ["errors", "job", "operations", "types"]

@@ -1,0 +1,239 @@
+"""`job create | list | show | run | stop | schedule | delete`."""
+
+from __future__ import annotations
+
+import argparse
+
+from vbrcore.cli import parser, values
+from vbrcore.cli.api import job as model
+from vbrcore.cli.api import operations, types
+from vbrcore.cli.confirm import confirmed
+from vbrcore.cli.context import call, connect
+from vbrcore.cli.follow import follow
+from vbrcore.cli.output import duration, moment, print_fields, print_json, print_table, say, size
+from vbrcore.cli.parser import Nouns, Parser
+
+_BLOCK_SIZES = {"256K": 256 * 1024, "1M": 1024 * 1024, "4M": 4 * 1024 * 1024}
+_COMPRESSIONS = ("none", "fast", "optimal", "high")
+
+
+def add_parser(nouns: Nouns[Parser]) -> None:
+    verbs = parser.noun(
+        nouns,
+        "job",
+        "job create nightly --hypervisor lab --machine '*' --repository main",
+        "job run nightly",
+        "job schedule nightly --daily 22:00",
+    )
+    _add_create(verbs)
+    parser.verb(verbs, "list", _list, "list jobs", "job list --json")
+    show = parser.verb(verbs, "show", _show, "show a job", "job show nightly")
+    show.add_argument("name", metavar="NAME")
+    _add_run_and_stop(verbs)
+    _add_schedule(verbs)
+    delete = parser.verb(
+        verbs,
+        "delete",
+        _delete,
+        "delete a job; its backups stay",
+        "job delete nightly",
+        "job delete nightly --with-backups --confirm nightly",
+    )
+    delete.add_argument("name", metavar="NAME")
+    delete.add_argument("--with-backups", action="store_true", help="delete its backup files too")
+    delete.add_argument("--confirm", metavar="NAME", help="the name once more, instead of typing it when asked")
+
+
+def _add_create(verbs: Nouns[Parser]) -> None:
+    create = parser.verb(
+        verbs,
+        "create",
+        _create,
+        "create a job",
+        "job create nightly --hypervisor lab --machine '*' --repository main",
+        "job create web --hypervisor kvm --machine 'web-*' --exclude web-test --repository main --quiesce",
+    )
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("--hypervisor", required=True, metavar="NAME")
+    create.add_argument("--repository", required=True, metavar="NAME")
+    create.add_argument(
+        "--machine",
+        action="append",
+        required=True,
+        metavar="PATTERN",
+        dest="machines",
+        help="a machine's name or a pattern with *, ? and [...]; may be repeated",
+    )
+    create.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN", help="machines to leave out; may be repeated"
+    )
+    create.add_argument("--block-size", choices=_BLOCK_SIZES, default="1M", help="unit of dedup (%(default)s)")
+    create.add_argument("--compression", choices=_COMPRESSIONS, default="fast", help="effort (%(default)s)")
+    create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
+
+
+def _add_run_and_stop(verbs: Nouns[Parser]) -> None:
+    run = parser.verb(
+        verbs,
+        "run",
+        _run,
+        "run a job now and wait for it; Ctrl-C stops it gracefully, twice at once",
+        "job run nightly",
+        "job run nightly --json",
+        "job run nightly --detach",
+    )
+    run.add_argument("name", metavar="NAME")
+    run.add_argument("--detach", action="store_true", help="start it and do not wait")
+    stop = parser.verb(
+        verbs, "stop", _stop, "stop the running session of a job", "job stop nightly", "job stop nightly --now"
+    )
+    stop.add_argument("name", metavar="NAME")
+    stop.add_argument("--now", action="store_true", help="do not let started machines finish")
+
+
+def _add_schedule(verbs: Nouns[Parser]) -> None:
+    schedule = parser.verb(
+        verbs,
+        "schedule",
+        _schedule,
+        "say when a job runs by itself",
+        "job schedule nightly --daily 22:00",
+        "job schedule nightly --every 15m",
+        "job schedule nightly --none",
+    )
+    schedule.add_argument("name", metavar="NAME")
+    when = schedule.add_mutually_exclusive_group(required=True)
+    when.add_argument("--daily", metavar="HH:MM", help="once a day")
+    when.add_argument("--every", metavar="TIME", help="again and again, e.g. 15m, 4h, 1d")
+    when.add_argument("--none", action="store_true", help="only when asked")
+    schedule.add_argument("--zone", metavar="ZONE", help="IANA name of the time zone for --daily (this machine's)")
+
+
+def _create(args: argparse.Namespace) -> int:
+    request = types.JobCreate(
+        name=args.name,
+        hypervisor=args.hypervisor,
+        repository=args.repository,
+        machines=tuple(args.machines),
+        exclude=tuple(args.exclude),
+        block_size_bytes=_BLOCK_SIZES[args.block_size],
+        compression=args.compression,
+        quiesce=args.quiesce,
+    )
+    return _print(args, call(args, operations.JOB_CREATE, request), "created")
+
+
+def _list(args: argparse.Namespace) -> int:
+    views = call(args, operations.JOB_LIST, types.Nothing())
+    if args.json:
+        print_json(views)
+        return 0
+    rows = [
+        (
+            v.name,
+            v.hypervisor,
+            v.repository,
+            "running" if v.running else v.last_result or "-",
+            moment(v.next_run),
+            " ".join(v.machines),
+        )
+        for v in views
+    ]
+    print_table(("NAME", "HYPERVISOR", "REPOSITORY", "LAST RESULT", "NEXT RUN", "MACHINES"), rows)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    view = call(args, operations.JOB_SHOW, types.ByName(args.name))
+    if args.json:
+        print_json(view)
+        return 0
+    print_fields(
+        {
+            "name": view.name,
+            "id": view.job_id,
+            "hypervisor": view.hypervisor,
+            "repository": view.repository,
+            "machines": " ".join(view.machines),
+            "exclude": " ".join(view.exclude),
+            "block size": size(view.block_size_bytes),
+            "compression": view.compression,
+            "quiesce": "yes" if view.quiesce else "no",
+            "schedule": _when(view.schedule),
+            "next run": moment(view.next_run),
+            "last result": view.last_result or "-",
+            "running": view.running or "",
+        }
+    )
+    _warn(view)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        started = client.call(operations.JOB_RUN, types.ByName(args.name))
+        if not args.detach:
+            return follow(client, started, as_json=args.json)
+    if args.json:
+        print_json(started)
+    else:
+        print(f"session {started.session_id} started")
+    return 0
+
+
+def _stop(args: argparse.Namespace) -> int:
+    reply = call(args, operations.JOB_STOP, types.JobStop(args.name, now=args.now))
+    if args.json:
+        print_json(reply)
+    else:
+        print(f"job {args.name} is stopping")
+    return 0
+
+
+def _schedule(args: argparse.Namespace) -> int:
+    from vbrcore.cli.zone import local_zone  # noqa: PLC0415 - zone data is of no use to --help
+
+    zone = args.zone or local_zone()
+    if args.daily is not None:
+        schedule = model.Schedule(kind="daily", daily=args.daily, zone=zone)
+    elif args.every is not None:
+        schedule = model.Schedule(kind="every", every_s=values.duration_s(args.every), zone=zone)
+    else:
+        schedule = model.Schedule()
+    return _print(args, call(args, operations.JOB_SCHEDULE, types.JobSchedule(args.name, schedule)), "scheduled")
+
+
+def _delete(args: argparse.Namespace) -> int:
+    confirm = args.confirm or ""
+    if args.with_backups:
+        confirm = confirmed(args.name, args.confirm, "deleting all backups of job")
+    reply = call(args, operations.JOB_DELETE, types.Remove(args.name, with_backups=args.with_backups, confirm=confirm))
+    if args.json:
+        print_json(reply)
+    else:
+        print(f"job {args.name} deleted{' with its backups' if args.with_backups else ''}")
+    return 0
+
+
+def _print(args: argparse.Namespace, view: types.JobView, done: str) -> int:
+    if args.json:
+        print_json(view)
+    else:
+        print(f"job {view.name} {done}: {_when(view.schedule)}")
+    _warn(view)
+    return 0
+
+
+def _warn(view: types.JobView) -> None:
+    for warning in view.warnings:
+        say(f"warning: {warning}")
+
+
+def _when(schedule: model.Schedule) -> str:
+    match schedule.kind:
+        case "daily":
+            return f"daily at {schedule.daily} ({schedule.zone})"
+        case "every":
+            return f"every {duration(schedule.every_s)}"
+        case "none":
+            return "runs only when asked"

@@ -1,0 +1,69 @@
+"""Progress of a session as plain lines: one for each change of state."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+from vbrcore.cli.api import types
+from vbrcore.cli.output import say, size
+
+_STAGES = ("source", "compress", "network", "target")
+
+
+class Reporter(Protocol):
+    """Shows a session while it runs."""
+
+    def update(self, view: types.SessionView) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class Lines:
+    """Says what changed, on the error output; fit for logs."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def update(self, view: types.SessionView) -> None:
+        self._say(view.session_id, f"{view.name}: {view.state}{_because(view.reason)}")
+        for task in view.tasks:
+            text = f"{task_name(task)}: {task.state}"
+            if task.state == "done":
+                text += f", read {size(task.totals.read_bytes)}, transferred {size(task.totals.transferred_bytes)}"
+            else:
+                text += _because(task.error.message if task.error else task.reason)
+            if task.attempt > 1:
+                text += f" (attempt {task.attempt})"
+            self._say(task.task_id, text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def _say(self, key: str, text: str) -> None:
+        if self._said.get(key) != text:
+            self._said[key] = text
+            say(text)
+
+
+def task_name(task: types.TaskView) -> str:
+    return f"{task.machine} / {task.disk}" if task.disk else f"{task.machine} / configuration"
+
+
+def load_line(tasks: tuple[types.TaskView, ...]) -> str:
+    """Say how busy each stage is over the running tasks, and which one holds up the others; "" where none runs."""
+    running = [task.busy for task in tasks if task.state == "running" and task.busy]
+    if not running:
+        return ""
+    busy = {stage: sum(task.get(stage, 0.0) for task in running) / len(running) for stage in _STAGES}
+    slowest = max(busy, key=lambda stage: busy[stage])
+    parts = " > ".join(f"{stage} {busy[stage]:.0%}" for stage in _STAGES)
+    return f"Busy: {parts}    Bottleneck: {slowest}"
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""

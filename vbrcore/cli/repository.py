@@ -1,0 +1,106 @@
+"""`repository add | list | show | remove`."""
+
+from __future__ import annotations
+
+import argparse
+
+from vbrcore.cli import parser, paths, values
+from vbrcore.cli.api import operations, types
+from vbrcore.cli.confirm import confirmed
+from vbrcore.cli.context import call
+from vbrcore.cli.output import print_fields, print_json, print_table, size
+from vbrcore.cli.parser import Nouns, Parser
+
+
+def add_parser(nouns: Nouns[Parser]) -> None:
+    verbs = parser.noun(
+        nouns, "repository", "repository add main --path /srv/backup", "repository list", "repository show main"
+    )
+    add = parser.verb(
+        verbs,
+        "add",
+        _add,
+        "add an absent or empty directory as a repository",
+        "repository add main --path /srv/backup",
+        "repository add main --path /srv/backup --slots 4 --reserve 50G",
+    )
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("--path", required=True, metavar="DIR", help="made where it is absent; must be empty else")
+    add.add_argument("--slots", type=int, metavar="N", help="tasks at once (from the number of cores)")
+    add.add_argument(
+        "--reserve", metavar="SIZE", help="space to leave free, e.g. 50G (10 %%, at least 5G but never more than 20 %%)"
+    )
+    parser.verb(verbs, "list", _list, "list repositories with their space and slots", "repository list --json")
+    show = parser.verb(verbs, "show", _show, "show a repository", "repository show main")
+    show.add_argument("name", metavar="NAME")
+    remove = parser.verb(
+        verbs,
+        "remove",
+        _remove,
+        "remove a repository from the inventory; its backups stay",
+        "repository remove main",
+        "repository remove main --with-backups --confirm main",
+    )
+    remove.add_argument("name", metavar="NAME")
+    remove.add_argument("--with-backups", action="store_true", help="delete its backup files too")
+    remove.add_argument("--confirm", metavar="NAME", help="the name once more, instead of typing it when asked")
+
+
+def _add(args: argparse.Namespace) -> int:
+    request = types.RepositoryAdd(
+        name=args.name,
+        path=paths.absolute(args.path),
+        slots=args.slots,
+        reserve_bytes=None if args.reserve is None else values.size_bytes(args.reserve),
+    )
+    view = call(args, operations.REPOSITORY_ADD, request)
+    if args.json:
+        print_json(view)
+    else:
+        print(f"repository {view.name} added: {view.path}, {size(view.free_bytes)} free, {view.slots} slots")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    views = call(args, operations.REPOSITORY_LIST, types.Nothing())
+    if args.json:
+        print_json(views)
+        return 0
+    rows = [
+        (v.name, v.state, f"{v.slots_used}/{v.slots}", size(v.stored_bytes), size(v.free_bytes), v.path) for v in views
+    ]
+    print_table(("NAME", "STATE", "SLOTS", "STORED", "FREE", "PATH"), rows)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    view = call(args, operations.REPOSITORY_SHOW, types.ByName(args.name))
+    if args.json:
+        print_json(view)
+        return 0
+    print_fields(
+        {
+            "name": view.name,
+            "id": view.repository_id,
+            "server": view.server,
+            "path": view.path,
+            "state": f"{view.state} ({view.reason})" if view.reason else view.state,
+            "slots": f"{view.slots_used} of {view.slots} used",
+            "stored": f"{size(view.stored_bytes)} in {view.files} files",
+            "free": f"{size(view.free_bytes)} of {size(view.size_bytes)}, reserve {size(view.reserve_bytes)}",
+        }
+    )
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    confirm = args.confirm or ""
+    if args.with_backups:
+        confirm = confirmed(args.name, args.confirm, "deleting all backups of repository")
+    request = types.Remove(args.name, with_backups=args.with_backups, confirm=confirm)
+    reply = call(args, operations.REPOSITORY_REMOVE, request)
+    if args.json:
+        print_json(reply)
+    else:
+        print(f"repository {args.name} removed{' with its backups' if args.with_backups else ''}")
+    return 0
