@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vbrcore.cli.api import errors
-from vbrcore.cli.output import clean, print_json, say
+from vbrcore.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from vbrcore.api.types import TaskView
@@ -50,8 +50,8 @@ def report_exception(error: Exception, *, as_json: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, OSError) and isinstance(error.filename, str):
         # A file that the user named and this process could not use.
-        message = f"{clean(error.filename)}: {error.strerror}"
-        return report(errors.ErrorInfo("file_error", message, exit_code=2), as_json=as_json)
+        unusable = errors.FileUnusable(f"{error.filename}: {error.strerror}")
+        return report(unusable.info(), as_json=as_json)
     return report(errors.info_of(error), as_json=as_json)
 
 

@@ -74,6 +74,12 @@ class InvalidValue(VbrError):
     hint = "The message names the value and what is allowed."
 
 
+class FileUnusable(VbrError):
+    code = "file_unusable"
+    exit_code = 2
+    hint = "Check the path that was given, and that this account may use it."
+
+
 class SessionFailed(VbrError):
     code = "session_failed"
     exit_code = 3
