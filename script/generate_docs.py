@@ -28,8 +28,8 @@ Run as `python -m vbrcore NOUN VERB`, or `vbrcore NOUN VERB` where the package i
 - Commands that wait for a session (`job run`, `restore`, `verify`, `point delete`) show bars on a terminal and lines
   elsewhere, on the error output. Ctrl-C stops the session gracefully, the second Ctrl-C at once, the third leaves it.
   With `--json` the last line on the standard output is one object: `session_id`, `job_id`, `result` (`success`,
-  `warning`, `failed`), `read_bytes`, `transferred_bytes`, `stored_bytes`, `duration_s`. (Where the standard output is the
-  disk, it is on the error output.)
+  `warning`, `failed`), `read_bytes`, `transferred_bytes`, `stored_bytes`, `duration_s`. (Where the standard output is
+  the disk, it is on the error output.)
 - Exit code 0 is success, also with warnings. `job run` ends with 3 when the session failed; a restore, a check or a
   deletion that failed ends with the exit code of its own error. All codes: [errors.md](errors.md).
 - What is asked for on a terminal (a password, a name typed again) is never asked for elsewhere.
