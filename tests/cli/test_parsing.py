@@ -147,7 +147,7 @@ def test_pairs() -> None:
 
 
 def test_paths_among_settings_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path: Path)
+    monkeypatch.chdir(tmp_path)
     settings = {"path": "a/../b", "scratch_directory": "s", "uri": "qemu:///system", "name": "x", "key_file": "/k"}
     assert paths.with_absolute_paths(settings) == {
         "path": f"{tmp_path}/a/../b",
