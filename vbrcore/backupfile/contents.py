@@ -117,7 +117,7 @@ def is_gone(gone: bytes, row: int) -> bool:
 
 
 def _check_part(part: TablePart, slot: Slot) -> None:
-    placed = BODY_OFFSET <= part.offset and part.offset % ALIGNMENT_BYTES == 0
+    placed = part.offset >= BODY_OFFSET and part.offset % ALIGNMENT_BYTES == 0
     if not placed or part.rows < 0 or part.end > slot.body_end or len(part.sha256) != _SHA256_BYTES:
         raise FormatInvalid("a table part lies outside of its file")
 

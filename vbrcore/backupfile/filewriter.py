@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import msgspec
@@ -12,7 +12,7 @@ from vbrcore.backupfile.contents import Contents, TablePart, encode_contents
 from vbrcore.backupfile.file import BackupFile
 from vbrcore.backupfile.rows import HEADER_BYTES, ROW_BYTES, Row, pack_header
 from vbrcore.backupfile.slots import BODY_OFFSET, FLAG_SEALED, SLOT_OFFSETS, Slot, pack_slot
-from vbrcore.backupfile.tables import part_header, write_rows
+from vbrcore.backupfile.tables import write_part
 from vbrcore.model.errors import StorageFailed
 from vbrcore.storage.port import ALIGNMENT_BYTES, Appender, Storage
 
@@ -51,6 +51,10 @@ class FileWriter:
         fence()
         return cls(storage, storage.modify(file.name), file, fence, new=False)
 
+    def has_room(self, length: int, limit_bytes: int) -> bool:
+        """Say whether an extent of `length` bytes may still go into this file."""
+        return self.end == BODY_OFFSET or self.end + length <= limit_bytes
+
     def write_extent(self, row: Row, stored: Buffer) -> int:
         """Append an extent; return its offset. What a failed write leaves behind is passed over for good."""
         length = HEADER_BYTES + row.stored_length
@@ -62,10 +66,7 @@ class FileWriter:
     def write_table(self, rows: Iterable[bytes], count: int) -> TablePart:
         """Append a table part of at most `count` rows, sorted by digest."""
         offset = self._allocate(HEADER_BYTES + count * ROW_BYTES)
-        # Rows first, in aligned steps behind a page that holds the header: the header states their digest.
-        written, sha256 = write_rows(self._write, offset + HEADER_BYTES, rows)
-        self._write(offset, [part_header(written, sha256)])
-        return TablePart(offset, written, sha256)
+        return write_part(self._write, offset, rows, count)
 
     def commit(self, contents: Contents, gone: bytes = b"", *, sealed: bool | None = None, both: bool = False) -> None:
         """Make `contents` what the file says: list, sync, the older slot, sync; with `both` the other slot as well.
@@ -116,9 +117,9 @@ class FileWriter:
             self.appended_bytes += self.end - offset
         return offset
 
-    def _write(self, offset: int, parts: Iterable[Buffer]) -> None:
+    def _write(self, offset: int, parts: Sequence[Buffer]) -> None:
         self._fence()
-        self._appender.write(offset, list(parts))
+        self._appender.write(offset, parts)
 
 
 def new_slot(file_id: bytes, chain_id: bytes, generation_id: bytes, block_size_bytes: int, flags: int) -> Slot:

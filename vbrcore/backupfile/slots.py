@@ -83,11 +83,11 @@ def unpack_slot(data: bytes) -> Slot:
         raise FormatInvalid("not a slot")
     if hashlib.sha256(data[:_SUM_OFFSET]).digest() != data[_SUM_OFFSET:]:
         raise FormatInvalid("a slot's own checksum does not match")
-    fields = _SLOT.unpack_from(data)
-    version, features = fields[1], fields[2]
+    _, version, features, *fields, alignment_bytes, _ = _SLOT.unpack_from(data)
     if version > VERSION or features & ~KNOWN_FEATURES:
         raise FormatNewer(f"the file has format version {version} and features {features:#x}")
-    slot = Slot(*fields[3:14], features=features, alignment_bytes=fields[14])
+    values = dict(zip(Slot.__struct_fields__, fields, strict=False))
+    slot = Slot(**values, features=features, alignment_bytes=alignment_bytes)
     _check(slot)
     return slot
 

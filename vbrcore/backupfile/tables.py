@@ -11,17 +11,12 @@ from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.backupfile.contents import TablePart
 from vbrcore.backupfile.rows import HEADER_BYTES, ROW_BYTES
 from vbrcore.model.errors import DataCorrupt
-from vbrcore.storage.port import Reader
+from vbrcore.storage.port import ALIGNMENT_BYTES, Reader
 
-_HEADER: Final = struct.Struct("<4sIQ32s16x")
+_HEADER: Final = struct.Struct("<4sIQ48x")
 _MAGIC: Final = b"VBRT"
 _STEP_ROWS: Final = 4096
 _WINDOW_ROWS: Final = 64
-
-
-def part_header(rows: int, sha256: bytes) -> bytes:
-    """Return the 64 bytes before the rows of a part."""
-    return _HEADER.pack(_MAGIC, ROW_BYTES, rows, sha256)
 
 
 def read_rows(reader: Reader, part: TablePart, step_rows: int = _STEP_ROWS) -> Iterator[bytes]:
@@ -79,28 +74,25 @@ def merge(parts: Sequence[Iterable[bytes]]) -> Iterator[bytes]:
             yield row
 
 
-def write_rows(write: Callable[[int, Sequence[bytes]], None], offset: int, rows: Iterable[bytes]) -> tuple[int, bytes]:
-    """Write sorted rows from `offset` on (behind the header's place); return (their number, their SHA-256)."""
+def write_part(
+    write: Callable[[int, Sequence[bytes]], None], offset: int, rows: Iterable[bytes], most: int
+) -> TablePart:
+    """Write at most `most` sorted rows as a part at `offset`, in aligned steps."""
     whole = hashlib.sha256()
     count = 0
-    step: list[bytes] = []
+    place = offset
+    step = [_HEADER.pack(_MAGIC, ROW_BYTES, most)]
     for row in rows:
+        count += 1
+        whole.update(row)
         step.append(row)
         if len(step) == _STEP_ROWS:
-            count += _write_step(write, offset + count * ROW_BYTES, step, whole.update)
+            write(place, [b"".join(step)])
+            place += _STEP_ROWS * ROW_BYTES
             step = []
-    if step:
-        count += _write_step(write, offset + count * ROW_BYTES, step, whole.update)
-    return count, whole.digest()
-
-
-def _write_step(
-    write: Callable[[int, Sequence[bytes]], None], offset: int, step: list[bytes], update: Callable[[bytes], None]
-) -> int:
     data = b"".join(step)
-    update(data)
-    write(offset, [data])
-    return len(step)
+    write(place, [data.ljust(-(-len(data) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES, b"\0")])
+    return TablePart(offset, count, whole.digest())
 
 
 def _read(reader: Reader, part: TablePart, first: int, count: int) -> bytes:

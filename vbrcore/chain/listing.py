@@ -1,19 +1,30 @@
 """What points there are, said by the files, without lock or index."""
 
+from vbrcore.chain.files import ENDING, LOCK_NAME, file_names, read_files
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Storage
 
 
 def list_chains(storage: Storage) -> tuple[str, ...]:
     """Return the directories below the repository's root that hold backup files, sorted."""
-    raise NotImplementedError
+    names = (name for name in storage.list("") if name.endswith(ENDING) and "/" in name)
+    return tuple(sorted({name.rpartition("/")[0] for name in names}))
 
 
 def read_points(storage: Storage, directory: str) -> tuple[Point, ...]:
     """Return the points of one chain, oldest first. Raises `FormatNewer`; unreadable files are passed over."""
-    raise NotImplementedError
+    return read_files(storage, directory).points()
 
 
 def delete_chain_files(storage: Storage, directory: str) -> None:
-    """Remove every backup file of a chain, under its lock. Raises `ChainLocked`."""
-    raise NotImplementedError
+    """Remove every backup file of a chain, under its lock, newest first. Raises `ChainLocked`."""
+    names = file_names(storage, directory)
+    if not names:
+        return
+    lock = storage.lock(f"{directory}/{LOCK_NAME}")
+    try:
+        for name in reversed(file_names(storage, directory)):
+            storage.remove(name)
+        storage.sync_directory(f"{directory}/")
+    finally:
+        lock.release()

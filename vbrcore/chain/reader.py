@@ -1,13 +1,26 @@
-"""Reading a chain without lock or index."""
+"""Reading a chain without lock or index: its sorted tables are searched as they are."""
 
+import threading
 from collections.abc import Iterator
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
-from vbrcore.backupfile.rows import Row
+from vbrcore.backupfile.codec import DIGEST_BYTES
+from vbrcore.backupfile.contents import is_gone
+from vbrcore.backupfile.file import BackupFile, content_of, read_stored
+from vbrcore.backupfile.maps import leaves
+from vbrcore.backupfile.rows import Row, unpack_row
+from vbrcore.backupfile.tables import read_rows, search
+from vbrcore.chain.files import ChainFiles, read_files
+from vbrcore.chain.index import intact_rows
+from vbrcore.chain.readers import Readers
+from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, NotFound
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.storage.port import Storage
+
+# Up to this many rows the tables are read into memory (about 250 bytes a row) when the first digest is looked up.
+_LOADED_ROWS: Final = 128 * 1024
 
 
 class Location(msgspec.Struct, frozen=True, gc=False):
@@ -21,52 +34,127 @@ class Location(msgspec.Struct, frozen=True, gc=False):
 class ChainReader:
     """Points and extents of one chain; `find`, `read_stored` and `block` may be called from several threads."""
 
+    def __init__(self, storage: Storage, directory: str, found: ChainFiles) -> None:
+        self._directory = directory
+        self._files = found.files
+        self._found = found
+        self._readers = Readers(storage)
+        self._damaged = {(damage.digest, damage.offset) for file in found.files for damage in file.contents.damaged}
+        self._load_lock = threading.Lock()
+        self._loaded: dict[bytes, tuple[int, bytes]] | None = None
+        self._warnings = [f"{name}: {reason}" for name, reason in found.unreadable]
+        self._warnings += [f"{directory}: file {file_id} of the chain is missing" for file_id in found.missing()]
+
     @classmethod
     def open(cls, storage: Storage, directory: str) -> Self:
-        """Read the slots and contents lists of all files. Raises `NotFound`, `FormatInvalid`, `FormatNewer`."""
-        raise NotImplementedError
+        """Read the slots and contents lists of all files, nothing else.
+
+        Raises `NotFound` for a chain without files, `FormatInvalid` when none of them is readable, `FormatNewer`.
+        """
+        found = read_files(storage, directory)
+        if not found.files:
+            if found.unreadable:
+                raise FormatInvalid(found.unreadable[0][1])
+            raise NotFound(f"there are no backup files in {directory}")
+        return cls(storage, directory, found)
 
     @property
     def points(self) -> tuple[Point, ...]:
         """Oldest first."""
-        raise NotImplementedError
+        return self._found.points()
 
     @property
     def damaged(self) -> frozenset[bytes]:
-        """Digests named as damaged in the chain."""
-        raise NotImplementedError
+        """Digests that the chain names as damaged and that have no other row."""
+        return frozenset(digest for digest, _ in self._damaged if self.find(digest) is None)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Files that could not be read."""
-        raise NotImplementedError
+        """Files and tables that are missing or could not be read."""
+        return tuple(self._warnings)
 
     def point(self, point_id: str) -> Point:
         """Return one point; raises `NotFound`."""
-        raise NotImplementedError
+        for point in self.points:
+            if point.point_id == point_id:
+                return point
+        because = f" ({'; '.join(self._warnings)})" if self._warnings else ""
+        raise NotFound(f"there is no point {point_id} in {self._directory}{because}")
 
     def find(self, digest: bytes) -> Location | None:
-        """Return where an intact extent of `digest` is."""
-        raise NotImplementedError
+        """Return where an intact extent of `digest` is. Raises `FormatInvalid` for a row that cannot be true."""
+        if sum(file.contents.rows for file in self._files) <= _LOADED_ROWS:
+            found = self._tables().get(digest)
+        else:
+            found = self._search(digest)
+        if found is None:
+            return None
+        file, packed = found
+        row, offset = unpack_row(packed)
+        return Location(file, offset, row)
 
     def read_stored(self, location: Location, buffer: bytearray | memoryview) -> None:
         """Fill `buffer` (exactly `row.stored_length` bytes) and verify header and checksum. Raises `DataCorrupt`."""
-        raise NotImplementedError
+        reader = self._readers.get(self._files[location.file].name)
+        read_stored(reader, location.offset, location.row, buffer)
 
     def block(self, digest: bytes) -> bytes:
         """Return the verified raw content of a block, page or configuration. `BlocksMissing`, `DataCorrupt`."""
-        raise NotImplementedError
+        location = self.find(digest)
+        if location is None:
+            because = f" ({'; '.join(self._warnings)})" if self._warnings else ""
+            raise BlocksMissing(f"there is no intact extent of {digest.hex()} in {self._directory}{because}")
+        buffer = bytearray(location.row.stored_length)
+        self.read_stored(location, buffer)
+        return content_of(location.row, buffer)
 
     def leaves(self, point: Point, disk: PointDisk) -> Iterator[tuple[int, bytes]]:
         """Yield (block index, digest) of the disk's blocks that have data, in order."""
-        raise NotImplementedError
+        return leaves(disk.root, disk.size_bytes, point.block_size_bytes, self.block)
 
     def close(self) -> None:
         """Idempotent."""
-        raise NotImplementedError
+        self._readers.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _tables(self) -> dict[bytes, tuple[int, bytes]]:
+        """Return all intact rows by digest, read at the first call."""
+        with self._load_lock:
+            if self._loaded is None:
+                loaded: dict[bytes, tuple[int, bytes]] = {}
+                for number, file in enumerate(self._files):
+                    self._load(number, file, loaded)
+                self._loaded = loaded
+            return self._loaded
+
+    def _load(self, number: int, file: BackupFile, loaded: dict[bytes, tuple[int, bytes]]) -> None:
+        reader = self._readers.get(file.name)
+        first_row = 0
+        for part in file.contents.tables:
+            try:
+                rows = list(read_rows(reader, part))
+            except DataCorrupt as error:
+                self._warnings.append(f"{file.name}: {error}")
+            else:
+                for packed in intact_rows(file, rows, first_row):
+                    loaded[packed[:DIGEST_BYTES]] = number, packed
+            first_row += part.rows
+
+    def _search(self, digest: bytes) -> tuple[int, bytes] | None:
+        for number, file in enumerate(self._files):
+            reader = self._readers.get(file.name)
+            first_row = 0
+            for part in file.contents.tables:
+                hit = search(reader, part, digest)
+                if hit is not None:
+                    position, packed = hit
+                    damaged = (digest, unpack_row(packed)[1]) in self._damaged
+                    if not damaged and not is_gone(file.gone, first_row + position):
+                        return number, packed
+                first_row += part.rows
+        return None

@@ -1,20 +1,41 @@
 """The one writer of a chain."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from vbrcore.backupfile.rows import Row
+from vbrcore.backupfile.codec import Buffer
+from vbrcore.backupfile.file import BackupFile, content_of, read_stored
+from vbrcore.backupfile.filewriter import FileWriter
+from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_row, pack_row, unpack_row
+from vbrcore.backupfile.tables import merge, read_rows
+from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
+from vbrcore.chain.closure import check_closure
+from vbrcore.chain.files import LOCK_NAME
+from vbrcore.chain.index import DedupIndex, IndexFailed
+from vbrcore.chain.ledger import Ledger, Run
+from vbrcore.chain.readers import Readers
+from vbrcore.model.errors import BlocksMissing, InvalidValue, StorageFailed, VbrError
 from vbrcore.model.point import Point
-from vbrcore.storage.port import Storage
+from vbrcore.storage.port import Lock, Storage
 
-HAVE: Final = 0
-WAIT: Final = 1
-SEND: Final = 2
+__all__ = ["HAVE", "SEND", "WAIT", "ChainWriter"]
+
+_MERGE_ROWS: Final = 256 * 1024
 
 
 class ChainWriter:
-    """Appends extents and commits points; thread-safe unless noted. An error of `sync` ends it for good."""
+    """Appends extents and commits points; thread-safe. An error of a commit ends it for good.
+
+    `lookup`, `append`, `page` and `release_owner` go on while a point is being committed; what changes contents lists
+    happens one at a time.
+    """
+
+    file_limit_bytes = 8 * 1024**4
+    checkpoint_bytes = 4 * 1024**3
+    checkpoint_rows = 64 * 1024  # rows not committed are held in memory, about 400 bytes each
 
     @classmethod
     def open(
@@ -37,63 +58,330 @@ class ChainWriter:
         `machine_id` and `machine` only for a chain of one machine. `fence` is called before each write and raises when
         this process was cut off. Raises `ChainLocked`, `FormatNewer`, and what the storage raises.
         """
-        raise NotImplementedError
+        fence()
+        run = Run(session_id, job_id, job_name, created, block_size_bytes, machine_id, machine)
+        lock = storage.lock(f"{directory}/{LOCK_NAME}")
+        try:
+            ledger = Ledger(storage, directory, run, fence)
+            index = DedupIndex(Path(index_directory) / ledger.chain_id.hex(), ledger.generation_id)
+            try:
+                ledger.warnings += index.update(storage, ledger.generation())
+                return cls(storage, lock, ledger, index, fence)
+            except BaseException:
+                index.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+
+    def __init__(
+        self, storage: Storage, lock: Lock, ledger: Ledger, index: DedupIndex, fence: Callable[[], None]
+    ) -> None:
+        self._storage = storage
+        self._chain_lock = lock
+        self._ledger = ledger
+        self._index = index
+        self._fence = fence
+        self._readers = Readers(storage)
+        self._arrivals = Arrivals()
+        self._commit_lock = threading.RLock()
+        # Guards which file is written to (`_file`), by how many threads, and whether it is about to change.
+        self._file_state = threading.Condition()
+        self._file: FileWriter | None = None
+        self._writing = 0
+        self._held = False
+        self._failure: VbrError | None = None
+        self._closed = False
+        self._finished_bytes = 0
+        self._checkpointed_bytes = 0
+        # Where rows may be lost, no earlier point vouches for anything: each point is then walked in full.
+        self._degraded = bool(ledger.warnings)
+        self._named_damaged = [damage.digest for file in ledger.generation() for damage in file.contents.damaged]
 
     @property
     def points(self) -> tuple[Point, ...]:
         """Committed and not forgotten, oldest first."""
-        raise NotImplementedError
+        with self._commit_lock:
+            return self._ledger.points()
 
     @property
     def damaged(self) -> frozenset[bytes]:
         """Digests whose every row is known to be damaged: to be sent anew."""
-        raise NotImplementedError
+        there = self._have(self._named_damaged)
+        return frozenset(digest for digest, intact in zip(self._named_damaged, there, strict=True) if not intact)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was found while opening: unreadable files, a chain begun anew."""
-        raise NotImplementedError
+        """What was found while opening: files and tables that are missing or unreadable."""
+        return tuple(self._ledger.warnings)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes this writer has appended to backup files."""
-        raise NotImplementedError
+        with self._file_state:
+            return self._finished_bytes + (self._file.appended_bytes if self._file else 0)
 
     def lookup(self, digests: Sequence[bytes], owner: int) -> bytes:
-        """Return one of `HAVE`, `WAIT`, `SEND` per digest; `SEND` is a promise to `owner` until it appends."""
-        raise NotImplementedError
+        """Return one of `HAVE`, `WAIT`, `SEND` per digest; `SEND` is a promise to `owner` until it appends.
+
+        `WAIT`: another owner is sending it (or this call has promised it already): ask again later. Who asks again for
+        what it was promised before is told `SEND` again.
+        """
+        self._check_usable()
+        while True:
+            changes = self._arrivals.changes
+            known = [value is not None for value in self._index.get(digests)]
+            answer = self._arrivals.answer(digests, known, owner, changes)
+            if answer is not None:
+                return answer
 
     def release_owner(self, owner: int) -> None:
         """Give up the promises of a source that is gone, so that others are asked."""
-        raise NotImplementedError
+        self._arrivals.release(owner)
 
-    def append(self, row: Row, stored: bytes | bytearray | memoryview, owner: int = 0) -> None:
-        """Write one extent whose checksum the caller has verified. A digest that is there already is dropped."""
-        raise NotImplementedError
+    def append(self, row: Row, stored: Buffer, owner: int = 0) -> None:  # noqa: ARG002 whoever sends first keeps the promise
+        """Write one extent whose checksum the caller has verified. A digest that is there already is dropped.
+
+        Raises `FormatInvalid` for an impossible row, and what the storage and the fence raise.
+        """
+        self._check_usable()
+        check_row(row)
+        if len(stored) != row.stored_length:
+            raise InvalidValue(f"a row of {row.stored_length} stored bytes came with {len(stored)}")
+        if not self._arrivals.begin(row.digest):
+            return
+        place = None
+        try:
+            if self._index.get([row.digest])[0] is None:
+                with self._borrowed_file(HEADER_BYTES + row.stored_length) as file:
+                    place = file.file.name, pack_row(row, file.write_extent(row, stored))
+                    self._arrivals.finish(row.digest, place)
+        finally:
+            if place is None:
+                self._arrivals.finish(row.digest, None)
 
     def page(self, digest: bytes) -> bytes:
         """Return the raw content of a page or any other extent. Raises `BlocksMissing` or `DataCorrupt`."""
-        raise NotImplementedError
+        self._check_usable()
+        name, packed = self._locate(digest)
+        row, offset = unpack_row(packed)
+        buffer = bytearray(row.stored_length)
+        read_stored(self._readers.get(name), offset, row, buffer)
+        return content_of(row, buffer)
 
     def commit_point(self, point: Point) -> Point:
         """Closure check, then commit; returns the point with `sequence` and `kind` set. Durable on return.
 
         Raises `BlocksMissing`, `WriterReplaced`, `StorageFailed`, ...; then nothing is visible.
         """
-        raise NotImplementedError
+        size_bytes = self._ledger.run.block_size_bytes
+        if point.block_size_bytes != size_bytes:
+            raise InvalidValue(f"the chain has blocks of {size_bytes} bytes, not {point.block_size_bytes}")
+        with self._commit_lock:
+            self._check_usable()
+            trusted = None if self._degraded or self.damaged else self._ledger.previous(point)
+            check_closure(point, trusted, self._have, self.page)
+            point = self._ledger.numbered(point)
+            file = self._started_file()
+            self._commit(file, (*file.file.contents.points, point))
+            return point
 
     def checkpoint_if_due(self) -> None:
         """Commit rows without a point every 4 GiB, so that a retry finds what was sent. Cheap when not due."""
-        raise NotImplementedError
+        self._check_usable()
+        if not self._checkpoint_due():
+            return
+        with self._commit_lock:
+            file = self._file
+            if file is not None and self._checkpoint_due():
+                self._commit(file, file.file.contents.points)
 
     def forget(self, point_ids: Iterable[str]) -> None:
         """Write contents lists without these points, both slots. Ids that are not there are passed over."""
-        raise NotImplementedError
+        unwanted = frozenset(point_ids)
+        with self._commit_lock:
+            self._check_usable()
+            for file in list(self._ledger.files.values()):
+                kept = tuple(point for point in file.contents.points if point.point_id not in unwanted)
+                if len(kept) == len(file.contents.points):
+                    continue
+                if self._file is not None and file.file_id == self._file.file.file_id:
+                    self._commit(self._file, kept, both=True)
+                else:
+                    self._rewrite_contents(file, kept)
 
     def seal(self) -> None:
         """Commit what is there, write one sorted table and both slots, give back lock and index. Last call."""
-        raise NotImplementedError
+        with self._commit_lock:
+            self._check_usable()
+            with self._held_file() as file:
+                if file is not None:
+                    self._seal_file(file)
+        self.close()
 
     def close(self) -> None:
-        """Give back lock and index without another write. Idempotent; also after an error."""
-        raise NotImplementedError
+        """Give back lock and index without another write. Idempotent; also after an error.
+
+        The caller has ended the threads that append and read.
+        """
+        with self._commit_lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._readers.close()
+            with self._file_state:
+                if self._file is not None:
+                    self._file.close()
+            self._index.close()
+            self._chain_lock.release()
+
+    # --- where extents are ------------------------------------------------------------------------
+
+    def _have(self, digests: Sequence[bytes]) -> list[bool]:
+        # Received first, then the index: a row on its way from one to the other is seen in at least one of them.
+        received = [self._arrivals.row(digest) is not None for digest in digests]
+        return [there or value is not None for there, value in zip(received, self._index.get(digests), strict=True)]
+
+    def _locate(self, digest: bytes) -> tuple[str, bytes]:
+        """Return (file name, 64-byte row). Raises `BlocksMissing`."""
+        place = self._arrivals.row(digest)
+        if place is not None:
+            return place
+        found = self._index.find(digest)
+        if found is None:
+            raise BlocksMissing(f"there is no extent of {digest.hex()}")
+        return self._ledger.files[found[0]].name, found[1]
+
+    # --- the file being written -------------------------------------------------------------------
+
+    def _started_file(self) -> FileWriter:
+        """Return the run's file, made now if there is none."""
+        with self._file_state:
+            self._check_usable()
+            if self._file is None:
+                self._file = self._ledger.new_file()
+                self._checkpointed_bytes = 0
+            return self._file
+
+    @contextlib.contextmanager
+    def _borrowed_file(self, length: int) -> Iterator[FileWriter]:
+        """Give the file to append `length` bytes to; it is not sealed meanwhile."""
+        file = self._enter_file(length)
+        try:
+            yield file
+        finally:
+            with self._file_state:
+                self._writing -= 1
+                self._file_state.notify_all()
+
+    def _enter_file(self, length: int) -> FileWriter:
+        while True:
+            with self._file_state:
+                self._file_state.wait_for(lambda: not self._held)
+                file = self._started_file()
+                if file.has_room(length, self.file_limit_bytes):
+                    self._writing += 1
+                    return file
+            with self._commit_lock, self._held_file() as full:
+                if full is file:
+                    self._seal_file(full)
+
+    @contextlib.contextmanager
+    def _held_file(self) -> Iterator[FileWriter | None]:
+        """Keep new extents away and wait for those being written; the commit lock is held."""
+        with self._file_state:
+            self._held = True
+            self._file_state.wait_for(lambda: self._writing == 0)
+        try:
+            yield self._file
+        finally:
+            with self._file_state:
+                self._held = False
+                self._file_state.notify_all()
+
+    # --- commits: the commit lock is held ----------------------------------------------------------
+
+    def _commit(self, file: FileWriter, points: tuple[Point, ...], *, both: bool = False) -> None:
+        """Commit the rows received so far, and `points`, to the run's file."""
+        with self._ending_on_error():
+            self._ledger.check_not_replaced()
+            rows = self._arrivals.sorted_rows()
+            tables = file.file.contents.tables
+            if rows:
+                tables = (*tables, file.write_table(rows, len(rows)))
+            file.commit(self._ledger.contents(points, tables), both=both)
+        self._settle(file, rows)
+
+    def _seal_file(self, file: FileWriter) -> None:
+        """Seal the run's file, or remove it when it holds nothing; the next extent starts another."""
+        rows = self._arrivals.sorted_rows()
+        with self._ending_on_error():
+            if file.file.last_sequence == 0 and not rows:
+                self._fence()
+                self._storage.remove(file.file.name)
+                self._ledger.drop(file.file)
+            else:
+                self._ledger.check_not_replaced()
+                contents = file.file.contents
+                tables = contents.tables
+                if rows:
+                    tables = (*tables, file.write_table(rows, len(rows)))
+                if len(tables) > 1:
+                    reader = self._readers.get(file.file.name)
+                    step_rows = max(64, min(4096, _MERGE_ROWS // len(tables)))
+                    merged = merge([read_rows(reader, part, step_rows) for part in tables])
+                    tables = (file.write_table(merged, sum(part.rows for part in tables)),)
+                file.commit(self._ledger.contents(contents.points, tables), sealed=True, both=True)
+                self._settle(file, rows)
+        file.close()
+        with self._file_state:
+            self._finished_bytes += file.appended_bytes
+            self._file = None
+
+    def _settle(self, file: FileWriter, rows: list[bytes]) -> None:
+        """The commit is durable: bring ledger and index up to it."""
+        self._ledger.note(file.file)
+        self._checkpointed_bytes = file.appended_bytes
+        try:
+            self._index.add_committed(file.file, rows)
+        except IndexFailed as error:
+            # The point stands; but what is where is not known any more, so this run ends with the next call.
+            self._failure = StorageFailed(str(error))
+        else:
+            self._arrivals.settle(rows)
+
+    def _rewrite_contents(self, file: BackupFile, points: tuple[Point, ...]) -> None:
+        with self._ending_on_error():
+            self._ledger.check_not_replaced()
+            writer = FileWriter.modify(self._storage, file, self._fence)
+            try:
+                writer.commit(self._ledger.rewritten(file, points), file.gone, both=True)
+            finally:
+                writer.close()
+                self._finished_bytes += writer.appended_bytes
+        self._ledger.note(writer.file)
+
+    def _checkpoint_due(self) -> bool:
+        file = self._file
+        if file is None:
+            return False
+        grown_bytes = file.appended_bytes - self._checkpointed_bytes
+        return grown_bytes >= self.checkpoint_bytes or len(self._arrivals) >= self.checkpoint_rows
+
+    @contextlib.contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        """Whatever fails half-way through a commit ends this writer: committed points stand, nothing else is said."""
+        try:
+            yield
+        except VbrError as error:
+            self._failure = error
+            raise
+        except BaseException as error:
+            self._failure = StorageFailed(f"a commit was interrupted: {error!r}")
+            raise
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise StorageFailed("this writer of the chain was closed")

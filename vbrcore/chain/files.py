@@ -1,0 +1,83 @@
+"""The files of a chain's directory: their names, and what all of them together say."""
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from vbrcore.backupfile.file import BackupFile, open_file
+from vbrcore.model.errors import DataCorrupt, FormatInvalid, NotFound
+from vbrcore.model.ids import short_id
+from vbrcore.model.point import Point
+from vbrcore.storage.port import Storage
+
+ENDING: Final = ".vbf"
+LOCK_NAME: Final = "chain.lock"
+
+
+class ChainFiles(msgspec.Struct, frozen=True):
+    """The readable files of a chain, oldest list first; `unreadable` are (name, reason)."""
+
+    files: tuple[BackupFile, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def newest(self) -> BackupFile | None:
+        """The file whose contents list speaks for the current generation."""
+        return self.files[-1] if self.files else None
+
+    def generation(self, generation_id: bytes) -> tuple[BackupFile, ...]:
+        return tuple(file for file in self.files if file.slot.generation_id == generation_id)
+
+    def missing(self) -> tuple[str, ...]:
+        """Ids of files that the current generation should have and that were not found."""
+        if self.newest is None:
+            return ()
+        found = {file.file_id.hex() for file in self.files}
+        return tuple(file_id for file_id in self.newest.contents.generation_files if file_id not in found)
+
+    def points(self) -> tuple[Point, ...]:
+        """All points, oldest first, each once."""
+        return sort_points(point for file in self.files for point in file.contents.points)
+
+
+def sort_points(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Order points by sequence; a point that stands in two files (while it is being moved) appears once."""
+    return tuple(sorted({point.point_id: point for point in points}.values(), key=lambda point: point.sequence))
+
+
+def file_names(storage: Storage, directory: str) -> tuple[str, ...]:
+    """Return the names of a chain's backup files."""
+    prefix = f"{directory}/"
+    return tuple(
+        name for name in storage.list(prefix) if name.endswith(ENDING) and "/" not in name.removeprefix(prefix)
+    )
+
+
+def read_files(storage: Storage, directory: str) -> ChainFiles:
+    """Open all files of a chain. Raises `FormatNewer`: who does not understand a file must not judge its chain."""
+    files, unreadable = [], []
+    for name in file_names(storage, directory):
+        try:
+            files.append(open_file(storage, name))
+        except (FormatInvalid, DataCorrupt) as error:
+            unreadable.append((name, str(error)))
+        except NotFound:  # removed by the chain's writer meanwhile
+            continue
+    return ChainFiles(tuple(sorted(files, key=lambda file: file.rank)), tuple(unreadable))
+
+
+def new_name(storage: Storage, directory: str, session_id: str, created: float, *, full: bool) -> str:
+    """Return a name that is free: `<time>_<short id>[_<n>].full.vbf` or `.inc.vbf`, time in UTC."""
+    moment = dt.datetime.fromtimestamp(created, dt.UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    stem = f"{directory}/{moment}_{short_id(session_id)}"
+    taken = {
+        name.removesuffix(".full.vbf").removesuffix(".inc.vbf").removesuffix(".base.vbf")
+        for name in file_names(storage, directory)
+    }
+    candidate, number = stem, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{stem}_{number}"
+    return f"{candidate}.{'full' if full else 'inc'}{ENDING}"

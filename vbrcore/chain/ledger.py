@@ -1,0 +1,180 @@
+"""What the contents lists of a chain say, and what the next one of this run will."""
+
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+import vbrcore
+from vbrcore.backupfile.contents import Contents, TablePart
+from vbrcore.backupfile.file import BackupFile, read_slots, was_never_committed
+from vbrcore.backupfile.filewriter import FileWriter, new_slot
+from vbrcore.backupfile.slots import FLAG_FULL, Slot
+from vbrcore.chain.files import ChainFiles, file_names, new_name, read_files, sort_points
+from vbrcore.model.errors import FormatInvalid, WriterReplaced
+from vbrcore.model.point import Point
+from vbrcore.storage.port import ALIGNMENT_BYTES, Storage
+
+WRITER: Final = f"vbrcore {vbrcore.__version__}"
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Who writes: the session and the job (`machine_id` and `machine` only for a chain of one machine)."""
+
+    session_id: str
+    job_id: str
+    job_name: str
+    created: float
+    block_size_bytes: int
+    machine_id: str = ""
+    machine: str = ""
+
+
+class Ledger:
+    """The chain's files by id, and the numbers of this run. Not thread-safe: its user has a lock."""
+
+    def __init__(self, storage: Storage, directory: str, run: Run, fence: Callable[[], None]) -> None:
+        self._storage = storage
+        self._directory = directory
+        self._fence = fence
+        self.run = run
+        found = _clean_up(storage, read_files(storage, directory), fence)
+        self.files = {file.file_id: file for file in found.files}
+        self.run_number = 1 + max((file.contents.run_number for file in found.files), default=0)
+        self._revision = 0
+        self._last_sequence = max(
+            (
+                max([file.contents.last_sequence, *(point.sequence for point in file.contents.points)])
+                for file in found.files
+            ),
+            default=0,
+        )
+        self._written_ids: set[bytes] = set()
+        newest = found.newest
+        self.chain_id = newest.slot.chain_id if newest else uuid.uuid4().bytes
+        self.warnings = [f"{name}: {reason}" for name, reason in found.unreadable]
+        if newest is not None and newest.slot.block_size_bytes == run.block_size_bytes:
+            self.generation_id = newest.slot.generation_id
+            self._listed = newest.contents.generation_files
+            self.warnings += [f"{directory}: file {file_id} of the chain is missing" for file_id in found.missing()]
+        else:
+            # Dedup and maps stay inside a generation, so another block size starts one.
+            self.generation_id = uuid.uuid4().bytes
+            self._listed = ()
+
+    def points(self) -> tuple[Point, ...]:
+        """All points, oldest first."""
+        return sort_points(point for file in self.files.values() for point in file.contents.points)
+
+    def generation(self) -> tuple[BackupFile, ...]:
+        """The files of the current generation."""
+        return tuple(file for file in self.files.values() if file.slot.generation_id == self.generation_id)
+
+    def previous(self, point: Point) -> Point | None:
+        """Return the newest point of the same machine in the current generation."""
+        points = sort_points(
+            other
+            for file in self.generation()
+            for other in file.contents.points
+            if (other.plugin, other.machine_id) == (point.plugin, point.machine_id)
+        )
+        return points[-1] if points else None
+
+    def numbered(self, point: Point) -> Point:
+        """Return the point with the next sequence and its kind."""
+        kind = "full" if self.previous(point) is None else "increment"
+        return msgspec.structs.replace(point, sequence=self._last_sequence + 1, kind=kind)
+
+    def new_file(self) -> FileWriter:
+        """Make this run's next file; nobody sees it before its first commit."""
+        first = not self._listed
+        name = new_name(self._storage, self._directory, self.run.session_id, self.run.created, full=first)
+        slot = new_slot(
+            uuid.uuid4().bytes,
+            self.chain_id,
+            self.generation_id,
+            self.run.block_size_bytes,
+            FLAG_FULL if first else 0,
+        )
+        file = FileWriter.create(self._storage, name, slot, self._contents((), (), self._listed), self._fence)
+        self._written_ids.add(slot.file_id)
+        self._listed = (*self._listed, slot.file_id.hex())
+        return file
+
+    def drop(self, file: BackupFile) -> None:
+        """The file of `new_file` was removed without a commit."""
+        self._listed = tuple(file_id for file_id in self._listed if file_id != file.file_id.hex())
+
+    def contents(self, points: tuple[Point, ...], tables: tuple[TablePart, ...]) -> Contents:
+        """Return this run's next contents list, for a file of its own."""
+        return self._contents(points, tables, self._listed)
+
+    def rewritten(self, file: BackupFile, points: tuple[Point, ...]) -> Contents:
+        """Return the contents list of another run's file, with these points and this run's number."""
+        self._written_ids.add(file.file_id)
+        self._revision += 1
+        current = file.slot.generation_id == self.generation_id
+        return msgspec.structs.replace(
+            file.contents,
+            writer=WRITER,
+            run_number=self.run_number,
+            revision=self._revision,
+            points=points,
+            last_sequence=self._last_sequence,
+            generation_files=self._listed if current else file.contents.generation_files,
+        )
+
+    def note(self, file: BackupFile) -> None:
+        """A file stands as committed now."""
+        self.files[file.file_id] = file
+        for point in file.contents.points:
+            self._last_sequence = max(self._last_sequence, point.sequence)
+
+    def check_not_replaced(self) -> None:
+        """Raise `WriterReplaced` when a later run (or a rival with the same number) has committed to this chain."""
+        for name in file_names(self._storage, self._directory):
+            for slot in read_slots(self._storage, name):
+                if isinstance(slot, FormatInvalid):
+                    continue
+                if not isinstance(slot, Slot):
+                    raise WriterReplaced(f"{name} was written meanwhile: {slot}")
+                own = slot.file_id in self._written_ids
+                if slot.run_number > self.run_number or (slot.run_number == self.run_number and not own):
+                    raise WriterReplaced(f"{name} was written by run {slot.run_number}; this is {self.run_number}")
+
+    def _contents(self, points: tuple[Point, ...], tables: tuple[TablePart, ...], listed: tuple[str, ...]) -> Contents:
+        self._revision += 1
+        sequences = (point.sequence for point in points)
+        return Contents(
+            writer=WRITER,
+            run_number=self.run_number,
+            revision=self._revision,
+            session_id=self.run.session_id,
+            job_id=self.run.job_id,
+            job_name=self.run.job_name,
+            created=self.run.created,
+            last_sequence=max([self._last_sequence, *sequences]),
+            generation_files=listed,
+            tables=tables,
+            points=points,
+            machine_id=self.run.machine_id,
+            machine=self.run.machine,
+        )
+
+
+def _clean_up(storage: Storage, found: ChainFiles, fence: Callable[[], None]) -> ChainFiles:
+    """Give back what writers that died left: files never committed, and what lies behind a committed body."""
+    unreadable = []
+    for name, reason in found.unreadable:
+        if was_never_committed(storage, name):
+            fence()
+            storage.remove(name)
+        else:
+            unreadable.append((name, reason))
+    for file in found.files:
+        end = -(-file.slot.body_end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        if not file.slot.sealed and storage.size(file.name) > end:
+            fence()
+            storage.truncate(file.name, end)
+    return ChainFiles(found.files, tuple(unreadable))
