@@ -8,6 +8,7 @@ Both lengths are bounded before memory is taken. The source speaks first (HELLO)
     target: WELCOME  ANSWER(id, one byte per digest)  PAGE_DATA(found, content)  CONFIRMED  REFUSED(error)
 """
 
+import contextlib
 import socket
 import struct
 import threading
@@ -31,6 +32,11 @@ ANSWER: Final = 17
 PAGE_DATA: Final = 18
 CONFIRMED: Final = 19
 REFUSED: Final = 20
+
+# The status bytes of an answer; those of `ChainWriter.lookup`, which a source does not import.
+HAVE: Final = 0
+WAIT: Final = 1
+SEND: Final = 2
 
 _HEADER = struct.Struct("<B3xIIQ")
 HEADER_BYTES: Final = _HEADER.size
@@ -98,10 +104,8 @@ class DataStream:
 
     def close(self) -> None:
         """Wake whoever blocks on this stream, and end it."""
-        try:
+        with contextlib.suppress(OSError):  # the peer was faster
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the peer was faster
         self._socket.close()
 
     def _fill(self, view: memoryview, *, may_end: bool = False) -> bool:

@@ -130,7 +130,7 @@ class Ready(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """Once a second. `busy` is the share of time in which a stage worked: source, compress, network, target (0 to 1)."""
+    """Once a second. `busy`: share of time (0 to 1) in which source, compress, network and target were at work."""
 
     done_bytes: int
     total_bytes: int
@@ -202,15 +202,7 @@ class Log(Message, frozen=True):
 
 
 ToMover = (
-    SourceWork
-    | TargetWork
-    | ExpectTask
-    | CommitPoint
-    | ForgetPoints
-    | Seal
-    | RestoreWork
-    | ReadConfiguration
-    | Stop
+    SourceWork | TargetWork | ExpectTask | CommitPoint | ForgetPoints | Seal | RestoreWork | ReadConfiguration | Stop
 )
 FromMover = (
     Ready

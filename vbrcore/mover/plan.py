@@ -39,6 +39,8 @@ def block_runs(extents: Iterable[Extent], size_bytes: int, block_size_bytes: int
                 continue
             yield Run(position // block_size_bytes, 1, partial)
             position, partial = block_end, None
+            if position == end:
+                continue
         first = position // block_size_bytes
         last = block_count(size_bytes, block_size_bytes) if end == size_bytes else end // block_size_bytes
         if last > first:
@@ -79,7 +81,7 @@ MAX_RUNS_PER_BATCH = 256
 
 
 def batches(runs: Iterable[Run], max_blocks: int) -> Iterator[Batch]:
-    """Cut runs into batches of at most `max_blocks` blocks to read."""
+    """Cut runs into batches of at most `max_blocks` blocks to read and a bounded number of runs."""
     number, room, collected = 0, max_blocks, list[Run]()
     for run in runs:
         first, left = run.first, run.count

@@ -12,7 +12,8 @@ from typing import Self
 from vbrcore.model.errors import ProtocolError
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
-from vbrcore.transport.frames import frame_of, pipe_reader, pipe_writer, read_frame
+from vbrcore.mover.control import frame_of
+from vbrcore.transport.frames import pipe_reader, pipe_writer, read_frame
 from vbrcore.transport.messages import StartMover
 
 STDERR_TAIL_BYTES = 8 * 1024
@@ -53,7 +54,8 @@ class Child:
             command += [f"--{name.replace('_', '-')}", getattr(spec, name)]
         command += ["--parent-pid", str(os.getpid()), "--timing", timing.argument()]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0)
+        # Blocks for the millisecond of a vfork; asyncio's own form would need a thread per child to see its end.
+        process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0)  # noqa: ASYNC220
         child = cls(
             spec, process, timing.silence_s, await pipe_writer(process.stdin), await pipe_reader(process.stdout)
         )

@@ -13,7 +13,8 @@ from vbrcore.model.errors import MoverLost, ProtocolError, TransportLost, VbrErr
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
 from vbrcore.mover import messages as mover
-from vbrcore.transport.frames import frame_of, pipe_reader, pipe_writer, read_frame, write_frame
+from vbrcore.mover.control import frame_of
+from vbrcore.transport.frames import pipe_reader, pipe_writer, read_frame, write_frame
 from vbrcore.transport.messages import (
     FromMover,
     FromTransport,
@@ -109,6 +110,11 @@ class TransportClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
 
+    @property
+    def lost(self) -> TransportLost | None:
+        """Why nothing can be started here any more; None while it runs."""
+        return self._lost
+
     async def start_local(self, job_id: str, session_id: str) -> None:
         """Start a transport as a child on this machine. Raises `TransportLost`."""
         command = [sys.executable, "-m", "vbrcore", "transport", "--stdio", "--job-id", job_id]
@@ -117,7 +123,8 @@ class TransportClient:
         pipe = subprocess.PIPE
         try:
             # A session of its own: Ctrl-C at a terminal is for the client of the service, not for us.
-            process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, start_new_session=True)
+            # Blocks for the millisecond of a vfork; asyncio's own form would need a thread per child to see its end.
+            process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, start_new_session=True)  # noqa: ASYNC220
         except OSError as error:
             raise TransportLost(f"the transport cannot be started: {error}") from error
         self._process, self.pid = process, process.pid

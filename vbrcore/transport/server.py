@@ -1,7 +1,7 @@
 """The transport: starts movers on its server, relays their control streams, watches them and ends them.
 
-`python -m vbrcore transport --stdio --job-id J --session-id S --server NAME`. Nothing here outlives its peer: at the end
-of its stdin, or after a silence of 30 s, the transport kills its movers and ends.
+`python -m vbrcore transport --stdio --job-id J --session-id S --server NAME`. Nothing here outlives its peer: at the
+end of its stdin, or after a silence of 30 s, the transport kills its movers and ends.
 """
 
 import asyncio

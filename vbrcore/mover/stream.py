@@ -1,0 +1,84 @@
+"""A sink that is a Unix socket: the disk goes down it raw, in order, zeros included (`restore ... --output -`)."""
+
+import socket
+import threading
+from pathlib import Path
+from typing import Final
+
+from vbrcore.model.errors import InvalidValue, SinkWriteFailed
+from vbrcore.mover.sockets import connect_to
+from vbrcore.plugins.api import SinkSpec
+
+_ZEROS_BYTES: Final = 1024 * 1024
+
+
+class StreamWriter:
+    """Writes from several threads are put in order: each waits until all before it are out.
+
+    Settings: `socket` (a path) and `token`, which is sent first, as a line.
+    """
+
+    ordered = True  # a restore then hands out blocks and holes in the order of the disk
+
+    def __init__(self, spec: SinkSpec) -> None:
+        path, token = spec.settings.get("socket"), spec.settings.get("token")
+        if not isinstance(path, str) or not isinstance(token, str) or "\n" in token:
+            raise InvalidValue("a stream sink needs the settings 'socket' and 'token'")
+        self._size_bytes = spec.size_bytes
+        self._position = 0
+        self._failed = False
+        self._turn = threading.Condition()
+        self._zeros = bytes(_ZEROS_BYTES)
+        try:
+            self._socket = connect_to(Path(path))
+            self._socket.sendall(token.encode() + b"\n")
+        except OSError as error:
+            raise SinkWriteFailed(f"the reader of the stream is gone: {error}") from error
+
+    def write_from(self, offset: int, buffer: memoryview) -> None:
+        """Send the buffer when its turn has come."""
+        self._wait_for(offset)
+        self._send(buffer)
+        self._advance(len(buffer))
+
+    def zero(self, offset: int, length: int) -> None:
+        """Send zeros when their turn has come."""
+        self._wait_for(offset)
+        for start in range(0, length, _ZEROS_BYTES):
+            self._send(memoryview(self._zeros)[: min(_ZEROS_BYTES, length - start)])
+        self._advance(length)
+
+    def finish(self) -> None:
+        """End the stream. Raises `SinkWriteFailed` if anything is missing."""
+        if self._position != self._size_bytes:
+            raise SinkWriteFailed(f"the stream ends at {self._position} of {self._size_bytes} bytes")
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise SinkWriteFailed(f"the reader of the stream is gone: {error}") from error
+
+    def close(self) -> None:
+        with self._turn:
+            self._failed = True
+            self._turn.notify_all()
+        self._socket.close()
+
+    def _wait_for(self, offset: int) -> None:
+        with self._turn:
+            self._turn.wait_for(lambda: self._position == offset or self._failed)
+            if self._failed:
+                raise SinkWriteFailed("the stream was ended by an error")
+
+    def _send(self, buffer: memoryview) -> None:
+        try:
+            self._socket.sendall(buffer)
+        except OSError as error:
+            with self._turn:
+                self._failed = True
+                self._turn.notify_all()
+            raise SinkWriteFailed(f"the reader of the stream is gone: {error}") from error
+
+    def _advance(self, length: int) -> None:
+        with self._turn:
+            self._position += length
+            self._turn.notify_all()

@@ -1,0 +1,151 @@
+"""The target mover: the one writer of a chain. It listens for sources, stores what they send and commits points."""
+
+import queue
+import threading
+from pathlib import Path
+from typing import Final
+
+from vbrcore.backupfile.codec import digest
+from vbrcore.chain.writer import ChainWriter
+from vbrcore.model.errors import ProtocolError, RepositoryFull, StorageFailed, VbrError, info_of
+from vbrcore.model.session import Totals
+from vbrcore.mover.control import Control
+from vbrcore.mover.intake import Intake
+from vbrcore.mover.messages import (
+    CommitPoint,
+    Ended,
+    ExpectTask,
+    ForgetPoints,
+    Forgotten,
+    PointCommitted,
+    PointRefused,
+    Progress,
+    Ready,
+    Seal,
+    Stop,
+    TargetWork,
+    ToMover,
+)
+from vbrcore.storage.repository import open_repository, repository_space
+
+PROGRESS_PERIOD_S: Final = 1.0
+# After these the file cannot be trusted with another write by this process.
+_FATAL: Final = (StorageFailed,)
+
+
+def run(control: Control) -> None:
+    """Write one chain until `Seal` or `Stop`. Raises what ended it early; committed points stand."""
+    work = control.receive()
+    if isinstance(work, Stop):
+        control.send(Ended())
+        return
+    if not isinstance(work, TargetWork):
+        raise ProtocolError(f"a target mover cannot do {type(work).__name__}")
+    storage = open_repository(Path(work.repository_path), work.repository_id)
+    _check_space(work, running=False)
+    writer = ChainWriter.open(
+        storage,
+        work.directory,
+        job_id=work.job_id,
+        job_name=work.job_name,
+        session_id=work.session_id,
+        created=work.created,
+        block_size_bytes=work.block_size_bytes,
+        index_directory=Path(work.index_directory),
+        fence=control.fence,
+    )
+    try:
+        _Target(control, work, writer).run()
+    finally:
+        writer.close()
+
+
+class _Target:
+    """Three kinds of threads: orders (this one does them, in order), the clock, and the intake of sources."""
+
+    def __init__(self, control: Control, work: TargetWork, writer: ChainWriter) -> None:
+        self._control = control
+        self._work = work
+        self._writer = writer
+        self._orders: queue.SimpleQueue[ToMover | VbrError] = queue.SimpleQueue()
+        self._full = False
+        self._ended = threading.Event()
+        # Named by the chain, of which there is one writer: a successor finds the place and replaces what is there.
+        name = digest(work.directory.encode()).hex()[:16]
+        self._intake = Intake(writer, Path(work.index_directory) / f"data-{name}" / "target", self._on_fatal)
+
+    def run(self) -> None:
+        try:
+            for duty in (self._listen, self._watch):
+                threading.Thread(target=duty, name=duty.__name__, daemon=True).start()
+            writer = self._writer
+            self._control.send(
+                Ready(str(self._intake.path), writer.points, tuple(sorted(writer.damaged)), writer.warnings)
+            )
+            while self._do(self._orders.get()):
+                pass
+        finally:
+            self._ended.set()
+            self._intake.close()
+        self._writer.seal()
+        self._control.send(Ended(self._writer.stored_bytes))
+
+    def _do(self, order: ToMover | VbrError) -> bool:
+        """Carry out one order; False after the last one."""
+        match order:
+            case CommitPoint():
+                self._commit(order)
+            case ForgetPoints():
+                self._writer.forget(order.point_ids)
+                self._control.send(Forgotten(order.point_ids))
+            case Seal() | Stop():
+                return False
+            case VbrError():
+                raise order
+            case _:
+                raise ProtocolError(f"a target mover cannot do {type(order).__name__}")
+        return True
+
+    def _commit(self, order: CommitPoint) -> None:
+        try:
+            point = self._writer.commit_point(order.point)
+        except _FATAL:
+            raise
+        except VbrError as error:
+            self._control.send(PointRefused(order.point.point_id, info_of(error)))
+        else:
+            self._control.send(PointCommitted(point, self._writer.stored_bytes))
+
+    def _listen(self) -> None:
+        """Take in orders. Whom to expect must be known at once, also while a commit is at work."""
+        while True:
+            message = self._control.receive()
+            if isinstance(message, ExpectTask):
+                self._intake.expect(message)
+            elif message is not None:
+                self._orders.put(message)
+
+    def _watch(self) -> None:
+        """Once a second: progress, and the repository's reserve."""
+        while not self._ended.wait(PROGRESS_PERIOD_S):
+            stored = self._writer.stored_bytes
+            totals = Totals(transferred_bytes=self._intake.received_bytes, stored_bytes=stored)
+            self._control.send(Progress(stored, 0, totals, {"target": self._intake.busy()}))
+            if not self._full:
+                try:
+                    _check_space(self._work, running=True)
+                except VbrError as error:
+                    self._full = True
+                    self._intake.refuse_all(error)
+
+    def _on_fatal(self, error: VbrError) -> None:
+        self._orders.put(error)
+
+
+def _check_space(work: TargetWork, *, running: bool) -> None:
+    """Raise `RepositoryFull` below the reserve, or (for running tasks) below half of it."""
+    space = repository_space(Path(work.repository_path), work.reserve_bytes)
+    if space.below_half_reserve if running else space.below_reserve:
+        raise RepositoryFull(
+            f"{work.repository_path} has {space.free_bytes} bytes free; {space.reserve_bytes} are kept in reserve"
+        )
