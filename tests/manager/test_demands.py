@@ -1,0 +1,57 @@
+from vbrcore.manager.demands import chain_demand, disk_demand, further_disk_demand, read_demand
+from vbrcore.model.inventory import Disk, Hypervisor, Machine, Repository, Server
+from vbrcore.model.session import Session, Task
+
+LOCAL = Server("s1", "local", ("proxy", "repository"), 2, 2)
+FAR = Server("s2", "far", ("proxy",), 2, 2)
+REPOSITORY = Repository("r1", "main", "local", "/r", 2)
+HYPERVISOR = Hypervisor("h1", "lab", "images", {})
+SESSION = Session("se", "j", "nightly", "backup", "running", "none", manual=True, created=1.0)
+TASK = Task("t1", "se", "m", "d0", size_bytes=5, created=2.0)
+MACHINE = Machine("m1", "m", (Disk("a", "d0", 5, "ds1"), Disk("b", "d1", 5, "ds1"), Disk("c", "d2", 5, "ds2", "rdm")))
+
+
+def resources(units: object) -> list[str]:
+    return [unit.resource for unit in units]  # type: ignore[attr-defined]
+
+
+def test_a_first_disk_takes_the_machine_and_one_place_on_each_datastore_it_touches() -> None:
+    demand = disk_demand(
+        SESSION,
+        TASK,
+        MACHINE,
+        scope="machine:m1",
+        hypervisor=HYPERVISOR,
+        modes=((LOCAL, "host"),),
+        repository=REPOSITORY,
+        repository_server=LOCAL,
+    )
+    assert resources(demand.machine_units) == ["machine:h1/m1", "datastore:h1/ds1"]
+    assert demand.machine_scope == "machine:m1"
+    assert resources(demand.units) == ["repository:r1"]
+
+
+def test_a_host_that_is_proxy_and_repository_costs_one_unit_of_its_budget() -> None:
+    near, far = further_disk_demand(
+        SESSION, TASK, modes=((LOCAL, "host"), (FAR, "nbd")), repository=REPOSITORY, repository_server=LOCAL
+    ).choices
+    assert resources(near.units) == ["proxy:s1", "host:s1"]
+    assert resources(far.units) == ["proxy:s2", "host:s2", "host:s1"]
+
+
+def test_a_further_disk_of_an_open_machine_ranks_above_regular_ones() -> None:
+    further = further_disk_demand(SESSION, TASK, modes=(), repository=REPOSITORY, repository_server=LOCAL)
+    assert further.class_rank == 700
+    assert further.machine_units == ()
+
+
+def test_a_restore_needs_the_repository_and_no_proxy() -> None:
+    demand = read_demand(SESSION, TASK, REPOSITORY, LOCAL)
+    assert demand.class_rank == 800
+    assert resources(demand.choices[0].units) == ["host:s1"]
+
+
+def test_the_chain_is_held_by_the_session() -> None:
+    demand = chain_demand(SESSION, REPOSITORY, "nightly_1")
+    assert (demand.level, demand.scope) == ("chain", "session")
+    assert resources(demand.units) == ["chain:r1/nightly_1"]
