@@ -55,12 +55,9 @@ class Vbr:
 
     def start(self, *args: str | Path, **options: Any) -> subprocess.Popen[str]:
         """Begin one command and leave it running; the test waits for it (`with vbr.start(...) as command`)."""
-        return subprocess.Popen(
-            [*self.command, *map(str, args)],
-            env=self.environment,
-            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            | options,
-        )
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [*self.command, *map(str, args)]
+        return subprocess.Popen(command, env=self.environment, text=True, **(pipes | options))
 
 
 def processes_of(home: Path) -> dict[int, str]:
@@ -107,7 +104,7 @@ def stop_processes_of(home: Path) -> dict[int, str]:
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give an empty deployment (its path is short enough for sockets). Fails when processes outlive the test."""
-    path = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))  # noqa: S108 - the path must be short
+    path = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))
     monkeypatch.setenv("VBRCORE_HOME", str(path))
     try:
         yield path
