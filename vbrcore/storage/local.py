@@ -24,7 +24,7 @@ from vbrcore.storage.port import SLOT_BYTES, Buffer, Capability
 
 # Written bytes are handed to the disk in steps of this size, while later ones still arrive: the sync of a commit then
 # finds little left to do, and the page cache does not fill with what nobody reads again.
-_WRITEBACK_BYTES = 32 * 1024 * 1024
+_WRITEBACK_BYTES = 8 * 1024 * 1024
 _FLOCK = struct.Struct("hhqqi4x")
 
 
