@@ -14,7 +14,8 @@ RANK_OPEN_MACHINE = 700
 
 class Unit(msgspec.Struct, frozen=True):
     """One place on one resource, e.g. `proxy:<server id>`, `repository:<id>`, `host:<server id>`,
-    `chain:<repository id>/<chain directory>`, `machine:<hypervisor id>/<machine id>`, `datastore:<hypervisor id>/<name>`.
+    `chain:<repository id>/<chain directory>`, `machine:<hypervisor id>/<machine id>`,
+    `datastore:<hypervisor id>/<name>`.
     """
 
     resource: str

@@ -170,6 +170,13 @@ class CatalogDamaged(VbrError):
     hint = "Restore catalog.db from a copy, or start with an empty home and import the repositories."
 
 
+class CatalogUnavailable(VbrError):
+    code = "catalog_unavailable"
+    exit_code = 18
+    hint = "The catalog's file could not be read or written in time: check space and rights in the home directory."
+    retryable = True
+
+
 class ProtocolError(VbrError):
     code = "protocol_error"
     exit_code = 19
