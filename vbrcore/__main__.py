@@ -12,22 +12,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     match args[:2]:
         case ["mover", *_]:
-            from vbrcore.mover.main import main as run  # noqa: PLC0415 - see the module's docstring
+            from vbrcore.mover.main import main as mover  # noqa: PLC0415 - see the module's docstring
+
+            return mover(args[1:])
         case ["transport", *_]:
-            from vbrcore.transport.server import main as run  # noqa: PLC0415
+            from vbrcore.transport.server import main as transport  # noqa: PLC0415
+
+            return transport(args[1:])
         case ["job-manager", *_]:
-            from vbrcore.manager.main import main as run  # noqa: PLC0415
+            from vbrcore.manager.main import main as manager  # noqa: PLC0415
+
+            return manager(args[1:])
         case ["service", "run"]:
-            from vbrcore.service.main import main as run  # noqa: PLC0415
+            from vbrcore.service.main import main as service  # noqa: PLC0415
 
-            return run(args[2:])
-        case ["tui", *_] if "--help" not in args and "-h" not in args:
-            from vbr_tui.main import main as run  # noqa: PLC0415
+            return service(args[2:])
+        case ["tui", *_] if not {"--help", "-h"} & set(args):
+            from vbr_tui.main import main as tui  # noqa: PLC0415
+
+            return tui(args[1:])
         case _:
-            from vbrcore.cli.main import main as run_command  # noqa: PLC0415
+            from vbrcore.cli.main import main as command  # noqa: PLC0415
 
-            return run_command(args)
-    return run(args[1:])
+            return command(args)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,17 @@ def read_points(storage: Storage, directory: str) -> tuple[Point, ...]:
     return read_files(storage, directory).points()
 
 
+def settled_points(storage: Storage, directory: str) -> tuple[Point, ...]:
+    """Return the points while nobody writes the chain. Raises `ChainLocked` while a writer lives, even a stopped one."""
+    if not file_names(storage, directory):
+        return ()
+    lock = storage.lock(f"{directory}/{LOCK_NAME}")
+    try:
+        return read_points(storage, directory)
+    finally:
+        lock.release()
+
+
 def delete_chain_files(storage: Storage, directory: str) -> None:
     """Remove every backup file of a chain, under its lock, newest first. Raises `ChainLocked`."""
     names = file_names(storage, directory)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from vbrcore.chain.listing import read_points, take_chain_lock
+from vbrcore.chain.listing import settled_points
 from vbrcore.model.errors import ChainLocked
 from vbrcore.model.inventory import Repository
 from vbrcore.model.point import Point
@@ -14,14 +14,10 @@ from vbrcore.storage.repository import open_repository
 _POLL_S = 0.5
 
 
-def settled_points(repository: Repository, directory: str) -> tuple[Point, ...]:
-    """Read the points of a chain under its lock; raises `ChainLocked` while a writer lives, even a stopped one."""
+def chain_points(repository: Repository, directory: str) -> tuple[Point, ...]:
+    """Read the points of a chain that nobody writes; raises `ChainLocked`, `RepositoryNotMounted`."""
     storage = open_repository(Path(repository.path), repository.repository_id)
-    lock = take_chain_lock(storage, directory)
-    try:
-        return read_points(storage, directory)
-    finally:
-        lock.release()
+    return settled_points(storage, directory)
 
 
 async def committed_point(repository: Repository, directory: str, point_id: str) -> Point | None:
@@ -32,7 +28,7 @@ async def committed_point(repository: Repository, directory: str, point_id: str)
     deadline = time.monotonic() + SILENCE_S + 5
     while True:
         try:
-            points = await asyncio.to_thread(settled_points, repository, directory)
+            points = await asyncio.to_thread(chain_points, repository, directory)
         except ChainLocked:
             if time.monotonic() > deadline:
                 raise
