@@ -371,6 +371,12 @@ class ImageEscapesDirectory(VbrError):
     hint = "Backing files, extents and data files of a disk must lie in its machine's directory."
 
 
+class ProgramMissing(VbrError):
+    code = "program_missing"
+    exit_code = 16
+    hint = "Install it and see that it is on the PATH: qemu-img and qemu-nbd are in qemu-utils, prlimit in util-linux."
+
+
 class SourceReadFailed(VbrError):
     code = "source_read_failed"
     exit_code = 16

@@ -61,5 +61,5 @@ class Events:
         for listener in getattr(self._manager.hook, event).get_hookimpls():
             try:
                 listener.function(*(values[name] for name in listener.argnames))
-            except Exception:
+            except Exception:  # noqa: BLE001 - foreign code may fail in any way; it is logged
                 _log.exception("plugin %s failed in %s", listener.plugin_name, event)

@@ -1,0 +1,213 @@
+"""Virtual disk files as readers and writers: raw natively, every other format through qemu-nbd.
+
+The format is always said by the caller. Between the check of an image's files and their opening somebody who may
+write into its directory could exchange them; so after the opening it is looked at what qemu-nbd really has open.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from vbrcore.model.errors import (
+    AlreadyExists,
+    ImageEscapesDirectory,
+    ImageInvalid,
+    SinkWriteFailed,
+    SourceReadFailed,
+    TrackingLost,
+)
+from vbrcore.plugins import nbd
+from vbrcore.plugins.imagechain import ImageFile, inspect
+from vbrcore.plugins.mover import Extent, Reader, Writer
+from vbrcore.plugins.nbd import NbdClient
+from vbrcore.plugins.programs import QemuNbd, run_qemu_img
+from vbrcore.plugins.rawimage import RawReader, RawWriter, sync_directory
+
+OUTPUT_FORMATS = ("raw", "qcow2", "vmdk", "vhdx")
+
+_SECTOR_BYTES = 512
+_CHECK_S = 3600
+_CORRUPT = 2  # exit code of qemu-img check
+_SUBFORMATS = {"vmdk": ["-o", "subformat=monolithicSparse"], "vhdx": ["-o", "subformat=dynamic"]}
+
+
+def open_image(
+    path: str, image_format: str, directory: str | None, *, force_share: bool = True, check: bool = True
+) -> Reader:
+    """Open an image file read-only.
+
+    `directory`: where the image and all files that it names must lie (None: anywhere). `force_share`: read although
+    a running machine may have it open. `check`: refuse a qcow2 or VMDK whose tables are damaged or point beyond its
+    end (reads all its metadata), which QEMU would read as zeros. Raises `ImageInvalid`, `ImageEscapesDirectory`.
+    """
+    image = inspect(path, image_format, directory)
+    if image.format == "raw":
+        return RawReader(image.path)
+    if check:
+        _check(image)
+    return QemuReader(image, force_share=force_share)
+
+
+def create_image(path: str, image_format: str, size_bytes: int) -> Writer:
+    """Create a new sparse image file, mode 0600. Raises `AlreadyExists`, `SinkWriteFailed`.
+
+    Formats other than raw know whole sectors only: the size is rounded up to 512 bytes. A VMDK has at least one.
+    """
+    if image_format not in OUTPUT_FORMATS:
+        raise SinkWriteFailed(f"format {image_format!r} cannot be written, only {', '.join(OUTPUT_FORMATS)}")
+    if image_format == "raw":
+        return RawWriter(path, size_bytes)
+    sectors = max(-(-size_bytes // _SECTOR_BYTES), 1 if image_format == "vmdk" else 0)
+    return QemuWriter(path, image_format, sectors * _SECTOR_BYTES)
+
+
+class QemuReader:
+    """An image behind qemu-nbd as a `mover.Reader`."""
+
+    def __init__(self, image: ImageFile, *, force_share: bool, connections: int = nbd.CONNECTIONS) -> None:
+        node = image.node() | {"read-only": True, "force-share": force_share}
+        self._path = image.path
+        self._server = QemuNbd(_json(node), read_only=True, connections=connections, options=["--cache=none"])
+        try:
+            self._client = _connect(self._server, image.path, connections)
+            self._check_files(set(image.files()))
+        except BaseException:
+            self.close()
+            raise
+        self.size_bytes = self._client.size_bytes
+
+    def extents(self, since: str) -> Iterator[Extent]:
+        if since:
+            raise TrackingLost(f"{self._path}: an image file knows no changes")
+        return self._client.extents()
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._client.read_into(offset, buffer)
+
+    def close(self) -> None:
+        if hasattr(self, "_client"):
+            self._client.close()
+        self._server.close()
+
+    def _check_files(self, expected: set[str]) -> None:
+        others = self._server.open_files() - expected
+        if others:
+            raise ImageEscapesDirectory(f"{self._path} made qemu-nbd open {', '.join(sorted(others))}")
+
+
+class QemuWriter:
+    """A new image behind qemu-nbd as a `mover.Writer`.
+
+    It is made in a private directory beside its place, which an empty file keeps for it, and moved there by `finish`.
+    """
+
+    def __init__(self, path: str, image_format: str, size_bytes: int) -> None:
+        self._path = path
+        self._finished = False
+        self._server: QemuNbd | None = None
+        self._client: NbdClient | None = None
+        parent = Path(path).parent
+        self._keep_place()
+        try:
+            self._staging = Path(tempfile.mkdtemp(prefix=".vbr-", dir=parent))
+        except OSError as error:
+            Path(path).unlink()
+            raise SinkWriteFailed(f"{parent} cannot be written: {error.strerror}") from error
+        self._staged = self._staging / Path(path).name
+        try:
+            self._open(image_format, size_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def write_from(self, offset: int, buffer: memoryview) -> None:
+        self._opened().write_from(offset, buffer)
+
+    def zero(self, offset: int, length: int) -> None:
+        self._opened().zero(offset, length)
+
+    def finish(self) -> None:
+        client = self._opened()
+        client.flush()
+        client.close()
+        code = self._server.wait() if self._server is not None else -1
+        if code:
+            raise SinkWriteFailed(f"qemu-nbd ended with {code} after writing {self._path}")
+        try:
+            descriptor = os.open(self._staged, os.O_RDONLY)
+            try:
+                os.fchmod(descriptor, 0o600)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._staged.rename(self._path)
+            self._finished = True
+            sync_directory(Path(self._path).parent)
+        except OSError as error:
+            raise SinkWriteFailed(f"{self._path} was not made durable: {error.strerror}") from error
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        if self._server is not None:
+            self._server.close()
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if not self._finished:
+            Path(self._path).unlink(missing_ok=True)
+            self._finished = True  # nothing to remove any more
+
+    def _keep_place(self) -> None:
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except FileExistsError as error:
+            raise AlreadyExists(f"{self._path} exists already") from error
+        except OSError as error:
+            raise SinkWriteFailed(f"{self._path} cannot be created: {error.strerror}") from error
+
+    def _open(self, image_format: str, size_bytes: int) -> None:
+        options = _SUBFORMATS.get(image_format, [])
+        try:
+            run_qemu_img(
+                ["create", "-q", "-f", image_format, *options, "--", str(self._staged), str(size_bytes)], writes=True
+            )
+        except ImageInvalid as error:
+            raise SinkWriteFailed(f"{self._path} cannot be created: {error}") from error
+        node = {"driver": image_format, "file": {"driver": "file", "filename": str(self._staged)}}
+        self._server = QemuNbd(_json(node), read_only=False, connections=1, options=["--discard=unmap"])
+        try:
+            self._client = _connect(self._server, self._path, 1)
+        except ImageInvalid as error:
+            raise SinkWriteFailed(str(error)) from error
+
+    def _opened(self) -> NbdClient:
+        if self._client is None:
+            raise SinkWriteFailed(f"{self._path} is closed")
+        return self._client
+
+
+def _connect(server: QemuNbd, path: str, connections: int) -> NbdClient:
+    try:
+        return NbdClient(server.sockets.pop, connections=connections)
+    except SourceReadFailed as error:
+        if server.wait():
+            raise ImageInvalid(f"{path} cannot be opened: {server.message()}") from error
+        raise
+
+
+def _check(image: ImageFile) -> None:
+    """Raise `ImageInvalid` if the tables of an image, or of one below it, are damaged or point beyond its end."""
+    if image.format in {"qcow2", "vmdk"}:
+        node = image.node() | {"read-only": True, "force-share": True}
+        code, _ = run_qemu_img(["check", "-q", "--", _json(node)], timeout_s=_CHECK_S)
+        if code == _CORRUPT:
+            raise ImageInvalid(f"{image.path} is damaged or truncated: qemu-img check finds errors")
+    if image.backing is not None:
+        _check(image.backing)
+
+
+def _json(node: Mapping[str, object]) -> str:
+    return "json:" + msgspec.json.encode(node).decode()
