@@ -1,0 +1,1 @@
+"""The dashboard. Like every client it knows the API and nothing behind it."""
