@@ -61,8 +61,7 @@ def create_image(path: str, image_format: str, size_bytes: int) -> Writer:
         raise SinkWriteFailed(f"format {image_format!r} cannot be written, only {', '.join(OUTPUT_FORMATS)}")
     if image_format == "raw":
         return RawWriter(path, size_bytes)
-    sectors = max(-(-size_bytes // _SECTOR_BYTES), 1 if image_format == "vmdk" else 0)
-    return QemuWriter(path, image_format, sectors * _SECTOR_BYTES)
+    return QemuWriter(path, image_format, size_bytes)
 
 
 class QemuReader:
@@ -71,7 +70,10 @@ class QemuReader:
     def __init__(self, image: ImageFile, *, force_share: bool, connections: int = nbd.CONNECTIONS) -> None:
         node = image.node() | {"read-only": True, "force-share": force_share}
         self._path = image.path
-        self._server = QemuNbd(_json(node), read_only=True, connections=connections, options=["--cache=none"])
+        # Measured over 1 GiB of qcow2, four connections: direct 1.5 GB/s cold and 1.3 GB/s warm, through the page cache
+        # 1.9 GB/s in both, but then the whole image stays in it. Asynchronous I/O (native, io_uring) gains nothing.
+        cache = "none" if all(map(_direct_possible, image.files())) else "writeback"
+        self._server = QemuNbd(_json(node), read_only=True, connections=connections, options=[f"--cache={cache}"])
         try:
             self._client = _connect(self._server, image.path, connections)
             self._check_files(set(image.files()))
@@ -107,6 +109,7 @@ class QemuWriter:
 
     def __init__(self, path: str, image_format: str, size_bytes: int) -> None:
         self._path = path
+        self._size_bytes = size_bytes
         self._finished = False
         self._server: QemuNbd | None = None
         self._client: NbdClient | None = None
@@ -119,16 +122,18 @@ class QemuWriter:
             raise SinkWriteFailed(f"{parent} cannot be written: {error.strerror}") from error
         self._staged = self._staging / Path(path).name
         try:
-            self._open(image_format, size_bytes)
+            sectors = max(-(-size_bytes // _SECTOR_BYTES), 1 if image_format == "vmdk" else 0)
+            self._open(image_format, sectors * _SECTOR_BYTES)
         except BaseException:
             self.close()
             raise
 
     def write_from(self, offset: int, buffer: memoryview) -> None:
-        self._opened().write_from(offset, buffer)
+        padding = self._padding(offset, len(buffer))
+        self._opened().write_from(offset, memoryview(bytes(buffer) + bytes(padding)) if padding else buffer)
 
     def zero(self, offset: int, length: int) -> None:
-        self._opened().zero(offset, length)
+        self._opened().zero(offset, length + self._padding(offset, length))
 
     def finish(self) -> None:
         client = self._opened()
@@ -159,6 +164,10 @@ class QemuWriter:
         if not self._finished:
             Path(self._path).unlink(missing_ok=True)
             self._finished = True  # nothing to remove any more
+
+    def _padding(self, offset: int, length: int) -> int:
+        """Return how many zeros fill up the last sector of a disk that does not end with one."""
+        return -length % _SECTOR_BYTES if offset + length == self._size_bytes else 0
 
     def _keep_place(self) -> None:
         try:
@@ -207,6 +216,14 @@ def _check(image: ImageFile) -> None:
             raise ImageInvalid(f"{image.path} is damaged or truncated: qemu-img check finds errors")
     if image.backing is not None:
         _check(image.backing)
+
+
+def _direct_possible(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError:
+        return False  # e.g. on tmpfs; where it cannot be opened at all, qemu-nbd says why
+    return True
 
 
 def _json(node: Mapping[str, object]) -> str:
