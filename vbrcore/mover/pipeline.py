@@ -29,7 +29,8 @@ from vbrcore.mover.workers import run_threads
 from vbrcore.plugins.mover import Reader
 
 POOL_BYTES: Final = 48 * 1024 * 1024
-MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+# Small enough that a batch is still in the processor's caches when the answer comes and it is compressed.
+MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
 MAX_RECENT: Final = 64 * 1024
 MAX_DEFERRED: Final = 4096
 _WAIT_STEP_S: Final = 0.05
@@ -45,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True):
     threads: int
 
     def batch_blocks(self) -> int:
-        """As many blocks as leave each thread about three batches: one in hand and two being asked about."""
+        """As many blocks as leave each thread at least three batches: one in hand and two being asked about."""
         share = POOL_BYTES // (3 * self.threads)
         return max(1, min(share, MAX_BATCH_BYTES) // self.block_size_bytes)
 

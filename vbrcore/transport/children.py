@@ -109,7 +109,8 @@ class Child:
         if self._stderr_task is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stderr_task, _GRACE_S)
-        self._writer.transport.abort()
+        if not self._writer.is_closing():  # it closes itself when the other end is gone
+            self._writer.transport.abort()
         return returncode
 
     def _on_exit(self) -> None:

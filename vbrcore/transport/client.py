@@ -158,7 +158,8 @@ class TransportClient:
         self._closing = True
         if self._process is None or self._writer is None:
             return
-        self._writer.transport.abort()
+        if not self._writer.is_closing():
+            self._writer.transport.abort()
         try:
             await asyncio.wait_for(asyncio.to_thread(self._process.wait), _CLOSE_S)
         except TimeoutError:

@@ -57,13 +57,14 @@ class Server:
         self._peer = Liveness(timing.silence_s)
         self._children: dict[int, Child] = {}
         self._relays: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._encoder = msgspec.msgpack.Encoder()
 
     async def run(self) -> None:
         """Serve until the peer is gone or silent; then no mover is left."""
         duties = [asyncio.create_task(work()) for work in (self._serve, self._watch, self._sample)]
         try:
-            done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((*duties, self._broken), return_when=asyncio.FIRST_COMPLETED)
             for duty in done:
                 duty.result()
         finally:
@@ -106,7 +107,14 @@ class Server:
         await self._send(MoverStarted(message.mover_id, child.pid))
         relay = asyncio.create_task(self._relay(message.mover_id, child))
         self._relays.add(relay)
-        relay.add_done_callback(self._relays.discard)
+        relay.add_done_callback(self._on_relay_done)
+
+    def _on_relay_done(self, relay: asyncio.Task[None]) -> None:
+        """End the transport rather than keep a manager waiting for a mover that nobody listens to any more."""
+        self._relays.discard(relay)
+        error = None if relay.cancelled() else relay.exception()
+        if error is not None and not self._broken.done():
+            self._broken.set_exception(error)
 
     async def _relay(self, mover_id: int, child: Child) -> None:
         async for body in child.messages():

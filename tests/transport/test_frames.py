@@ -1,0 +1,42 @@
+import asyncio
+import io
+
+import pytest
+
+from vbrcore.model.errors import ProtocolError
+from vbrcore.mover.control import MAX_FRAME_BYTES, frame_of, read_frame
+from vbrcore.transport import frames
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"y" * 100_000])
+def test_both_forms_read_what_is_written(body: bytes) -> None:
+    assert read_frame(io.BytesIO(frame_of(body))) == body
+
+    async def story() -> bytes | None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(frame_of(body))
+        return await frames.read_frame(reader)
+
+    assert asyncio.run(story()) == body
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 4, 7])
+def test_a_cut_stream_is_an_end(cut: int) -> None:
+    data = frame_of(b"12345")[:cut]
+    assert read_frame(io.BytesIO(data)) is None
+
+    async def story() -> bytes | None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await frames.read_frame(reader)
+
+    assert asyncio.run(story()) is None
+
+
+def test_lengths_are_bounded_before_memory_is_taken() -> None:
+    header = (MAX_FRAME_BYTES + 1).to_bytes(4, "big")
+    with pytest.raises(ProtocolError):
+        read_frame(io.BytesIO(header))
+    with pytest.raises(ProtocolError):
+        frame_of(bytes(MAX_FRAME_BYTES + 1))
