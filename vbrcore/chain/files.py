@@ -17,7 +17,7 @@ LOCK_NAME: Final = "chain.lock"
 
 
 class ChainFiles(msgspec.Struct, frozen=True):
-    """The readable files of a chain, oldest list first; `unreadable` are (name, reason)."""
+    """The readable files of a chain, oldest list first; `unreadable` are (name, reason), the reason naming the file."""
 
     files: tuple[BackupFile, ...]
     unreadable: tuple[tuple[str, str], ...] = ()

@@ -53,7 +53,7 @@ class Ledger:
         self._written_ids: set[bytes] = set()
         newest = found.newest
         self.chain_id = newest.slot.chain_id if newest else uuid.uuid4().bytes
-        self.warnings = [f"{name}: {reason}" for name, reason in found.unreadable]
+        self.warnings = [reason for _, reason in found.unreadable]
         if newest is not None and newest.slot.block_size_bytes == run.block_size_bytes:
             self.generation_id = newest.slot.generation_id
             self._listed = newest.contents.generation_files

@@ -17,7 +17,7 @@ def read_points(storage: Storage, directory: str) -> tuple[Point, ...]:
 
 
 def settled_points(storage: Storage, directory: str) -> tuple[Point, ...]:
-    """Return the points while nobody writes the chain. Raises `ChainLocked` while a writer lives, even a stopped one."""
+    """Return the points while nobody writes the chain. Raises `ChainLocked` while a writer lives, be it stopped."""
     if not file_names(storage, directory):
         return ()
     lock = storage.lock(f"{directory}/{LOCK_NAME}")

@@ -42,7 +42,7 @@ class ChainReader:
         self._damaged = {(damage.digest, damage.offset) for file in found.files for damage in file.contents.damaged}
         self._load_lock = threading.Lock()
         self._loaded: dict[bytes, tuple[int, bytes]] | None = None
-        self._warnings = [f"{name}: {reason}" for name, reason in found.unreadable]
+        self._warnings = [reason for _, reason in found.unreadable]
         self._warnings += [f"{directory}: file {file_id} of the chain is missing" for file_id in found.missing()]
 
     @classmethod

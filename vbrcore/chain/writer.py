@@ -13,9 +13,10 @@ from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_row, pack_row, unpa
 from vbrcore.backupfile.tables import merge, read_rows
 from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
 from vbrcore.chain.closure import check_closure
-from vbrcore.chain.files import LOCK_NAME
+from vbrcore.chain.files import LOCK_NAME, sort_points
 from vbrcore.chain.index import DedupIndex, IndexFailed
 from vbrcore.chain.ledger import Ledger, Run
+from vbrcore.chain.lost import find_lost
 from vbrcore.chain.readers import Readers
 from vbrcore.model.errors import BlocksMissing, InvalidValue, StorageFailed, VbrError
 from vbrcore.model.point import Point
@@ -97,6 +98,10 @@ class ChainWriter:
         # Where rows may be lost, no earlier point vouches for anything: each point is then walked in full.
         self._degraded = bool(ledger.warnings)
         self._named_damaged = [damage.digest for file in ledger.generation() for damage in file.contents.damaged]
+        self._lost = frozenset[bytes]()
+        if self._degraded:
+            points = sort_points(point for file in ledger.generation() for point in file.contents.points)
+            self._lost = find_lost(points, self._have, self.page)
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -106,9 +111,12 @@ class ChainWriter:
 
     @property
     def damaged(self) -> frozenset[bytes]:
-        """Digests whose every row is known to be damaged: to be sent anew."""
+        """Digests of blocks and pages to be sent anew: every row known to be damaged, or lost with a file or table.
+
+        A page stands for all below it.
+        """
         there = self._have(self._named_damaged)
-        return frozenset(digest for digest, intact in zip(self._named_damaged, there, strict=True) if not intact)
+        return self._lost.union(digest for digest, intact in zip(self._named_damaged, there, strict=True) if not intact)
 
     @property
     def warnings(self) -> tuple[str, ...]:

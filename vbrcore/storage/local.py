@@ -49,7 +49,7 @@ def storage_errors(what: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writing(what: object) -> Iterator[None]:
+def writing_errors(what: object) -> Iterator[None]:
     """Like `storage_errors`; a permission that is missing for writing means a read-only repository."""
     try:
         with storage_errors(what):
@@ -71,7 +71,7 @@ class LocalAppender:
 
     def write(self, offset: int, parts: Sequence[Buffer]) -> None:
         self._check()
-        with _writing(self._path):
+        with writing_errors(self._path):
             length = _write_all(self._fd, offset, parts)
         self._write_back(offset + length, length)
 
@@ -79,7 +79,7 @@ class LocalAppender:
         if len(data) != SLOT_BYTES:
             raise ValueError(f"a slot has {SLOT_BYTES} bytes")
         self._check()
-        with _writing(self._path):
+        with writing_errors(self._path):
             _write_all(self._fd, offset, [data])
 
     def sync(self) -> None:
@@ -144,7 +144,7 @@ class LocalLock:
     """An OFD lock: it belongs to the open file, so it ends when the last process that inherited it is gone."""
 
     def __init__(self, path: Path) -> None:
-        with _writing(path):
+        with writing_errors(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
@@ -168,13 +168,13 @@ class LocalStorage:
 
     def create(self, name: str) -> LocalAppender:
         path = self._path(name)
-        with _writing(path):
+        with writing_errors(path):
             self._make_directories(path.parent)
             return LocalAppender(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def modify(self, name: str) -> LocalAppender:
         path = self._path(name)
-        with _writing(path):
+        with writing_errors(path):
             return LocalAppender(path, os.O_RDWR)
 
     def open_reader(self, name: str) -> LocalReader:
@@ -206,7 +206,7 @@ class LocalStorage:
 
     def sync_directory(self, prefix: str) -> None:
         path = self._path(prefix) if prefix else self.root
-        with _writing(path):
+        with writing_errors(path):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
@@ -215,32 +215,32 @@ class LocalStorage:
 
     def truncate(self, name: str, size_bytes: int) -> None:
         path = self._path(name)
-        with _writing(path):
+        with writing_errors(path):
             os.truncate(path, size_bytes)
 
     def punch(self, name: str, offset: int, length: int) -> None:
         path = self._path(name)
-        with _writing(path):
+        with writing_errors(path):
             linux.punch_hole(path, offset, length)
 
     def clone_range(self, source: str, source_offset: int, target: str, target_offset: int, length: int) -> None:
         path = self._path(target)
-        with _writing(path):
+        with writing_errors(path):
             linux.clone_range(self._path(source), source_offset, path, target_offset, length)
 
     def rename(self, name: str, new_name: str) -> None:
         path = self._path(name)
-        with _writing(path):
+        with writing_errors(path):
             path.rename(self._path(new_name))
 
     def remove(self, name: str) -> None:
         path = self._path(name)
-        with _writing(path):
+        with writing_errors(path):
             path.unlink()
 
     def lock(self, name: str) -> LocalLock:
         path = self._path(name)
-        with _writing(path):
+        with writing_errors(path):
             self._make_directories(path.parent)
         return LocalLock(path)
 
@@ -250,7 +250,7 @@ class LocalStorage:
         return status.f_bavail * status.f_frsize
 
     def capabilities(self) -> frozenset[Capability]:
-        with _writing(self.root):
+        with writing_errors(self.root):
             return linux.probe(self.root)
 
     def _path(self, name: str) -> Path:

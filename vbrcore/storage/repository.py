@@ -13,7 +13,7 @@ from vbrcore.model.errors import (
     RepositoryNotEmpty,
     RepositoryNotMounted,
 )
-from vbrcore.storage.local import LocalStorage, storage_errors
+from vbrcore.storage.local import LocalStorage, storage_errors, writing_errors
 
 IDENTITY_NAME: Final = "vbrcore-repository.json"
 _IDENTITY_VERSION = 1
@@ -56,7 +56,9 @@ def create_repository(path: Path, repository_id: str) -> None:
     """
     if not path.is_absolute():
         raise InvalidValue(f"a repository's path must be absolute: {path}")
-    with storage_errors(path):
+    if path.exists() and not path.is_dir():
+        raise RepositoryNotEmpty(f"{path} is no directory")
+    with writing_errors(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         names = {entry.name for entry in path.iterdir()}
     if IDENTITY_NAME in names:
@@ -64,7 +66,7 @@ def create_repository(path: Path, repository_id: str) -> None:
     if names - _IGNORED:
         raise RepositoryNotEmpty(f"{path} is not empty")
     data = msgspec.json.format(msgspec.json.encode(Identity("vbrcore repository", _IDENTITY_VERSION, repository_id)))
-    with storage_errors(path):
+    with writing_errors(path):
         try:
             file = (path / IDENTITY_NAME).open("xb")
         except FileExistsError as error:
@@ -102,10 +104,15 @@ def open_repository(path: Path, repository_id: str) -> LocalStorage:
 
 
 def repository_space(path: Path, reserve_bytes: int | None = None) -> Space:
-    """Return size, free bytes and reserve. `reserve_bytes` None: 10 %, at least 5 GiB, never more than 20 %."""
+    """Return size, free bytes and reserve of a path's file system; `reserve_bytes` None: `reserve_of`."""
     with storage_errors(path):
         status = os.statvfs(path)
     size_bytes = status.f_blocks * status.f_frsize
     if reserve_bytes is None:
-        reserve_bytes = min(max(size_bytes // 10, 5 * GIB), size_bytes // 5)
+        reserve_bytes = reserve_of(size_bytes)
     return Space(size_bytes, status.f_bavail * status.f_frsize, reserve_bytes)
+
+
+def reserve_of(size_bytes: int) -> int:
+    """Return what a file system keeps free by default: 10 %, at least 5 GiB, but never more than 20 %."""
+    return min(max(size_bytes // 10, 5 * GIB), size_bytes // 5)

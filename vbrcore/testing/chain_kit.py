@@ -1,4 +1,4 @@
-"""Disks as dicts of blocks, sent to a chain as a source mover does."""
+"""Disks as dicts of blocks, sent to a chain as a source mover does: for tests of what stands on chains."""
 
 import random
 from pathlib import Path
@@ -30,7 +30,7 @@ def open_writer(storage: Storage, index: Path, session_id: str = "", **changes: 
 
 def content(seed: int, length: int = BLOCK) -> bytes:
     """Half compressible, different for each seed."""
-    return (random.Random(seed).randbytes(2048) * (length // 2048 + 1))[:length]
+    return (random.Random(seed).randbytes(2048) * (length // 2048 + 1))[:length]  # noqa: S311
 
 
 def row_of(data: bytes, kind: int = KIND_BLOCK) -> tuple[Row, bytes]:
