@@ -22,8 +22,9 @@ Run as `python -m vbrcore NOUN VERB`, or `vbrcore NOUN VERB` where the package i
 - `--home DIR` and `--json` may stand before or after noun and verb.
 - `--home DIR`, else `VBRCORE_HOME`, else the installed service's home, else `/var/lib/vbrcore` for root and
   `~/.local/share/vbrcore` for others, holds all state of one deployment.
-- With `--json` a listing prints one JSON array and everything else one JSON object, on the standard output; an error is
-  one JSON object `{"error": {"code", "message", "hint", "retryable", "exit_code"}}` on the error output. Fields may be
+- With `--json` a listing prints one JSON array, `session log` one JSON object a line, and everything else one JSON
+  object, on the standard output; an error is one JSON object on the error output:
+  `{"error": {"code", "message", "hint", "retryable", "exit_code"}}`, and `tasks` where disks failed. Fields may be
   added, never renamed.
 - Commands that wait for a session (`job run`, `restore`, `verify`, `point delete`) show bars on a terminal and lines
   elsewhere, on the error output. Ctrl-C stops the session gracefully, the second Ctrl-C at once, the third leaves it.

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vbrcore.api.types import SessionView, TaskView
 from vbrcore.cli.output import clean, duration, size
-from vbrcore.cli.progress import load_line, task_name
+from vbrcore.cli.progress import because, load_line, task_name
 
 _LINES_FOR_OTHERS = 6  # heading, summary, bottleneck and some air below the bars
 
@@ -44,7 +44,7 @@ class Bars:
             table.add_row(*_row(task))
         hidden = len(active) + len(waiting) - room
         lines: list[RenderableType] = [
-            Text(f"{clean(view.name)}: {view.state}  {clean(view.reason)}".rstrip(), style="bold"),
+            Text(clean(f"{view.name}: {view.state}{because(view)}"), style="bold"),
             table,
             Text(f"{ended} of {len(view.tasks)} done" + (f", {hidden} more not shown" if hidden > 0 else "")),
         ]
@@ -55,7 +55,7 @@ class Bars:
 def _row(task: TaskView) -> tuple[Text | ProgressBar, ...]:
     name = Text(clean(task_name(task)), overflow="ellipsis", no_wrap=True)
     if task.state != "running":
-        return name, Text(f"{task.state}  {clean(task.reason)}", style="dim", no_wrap=True)
+        return name, Text(clean(f"{task.state}{because(task)}"), style="dim", no_wrap=True)
     done = min(task.done_bytes, task.size_bytes)
     return (
         name,

@@ -24,19 +24,19 @@ class Lines:
     """Says what changed, on the error output; fit for logs."""
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+        self._said: dict[str, tuple[str, str]] = {}
 
     def update(self, view: types.SessionView) -> None:
-        self._say(view.session_id, f"{view.name}: {view.state}{_because(view.reason)}")
+        self._say(view.session_id, (view.state, view.reason), f"{view.name}: {view.state}{because(view)}")
         for task in view.tasks:
             text = f"{task_name(task)}: {task.state}"
             if task.state == "done":
                 text += f", read {size(task.totals.read_bytes)}, transferred {size(task.totals.transferred_bytes)}"
             else:
-                text += _because(task.error.message if task.error else task.reason)
+                text += because(task)
             if task.attempt > 1:
                 text += f" (attempt {task.attempt})"
-            self._say(task.task_id, text)
+            self._say(task.task_id, (f"{task.state} {task.attempt}", task.reason), text)
 
     def __enter__(self) -> Self:
         return self
@@ -44,9 +44,9 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         """Nothing is held."""
 
-    def _say(self, key: str, text: str) -> None:
-        if self._said.get(key) != text:
-            self._said[key] = text
+    def _say(self, key: str, state: tuple[str, str], text: str) -> None:
+        if self._said.get(key) != state:
+            self._said[key] = state
             say(text)
 
 
@@ -65,5 +65,12 @@ def load_line(tasks: tuple[types.TaskView, ...]) -> str:
     return f"Busy: {parts}    Bottleneck: {slowest}"
 
 
-def _because(reason: str) -> str:
+def reason_of(view: types.TaskView | types.SessionView) -> str:
+    """Say why a task or session is in its state; "" where there is nothing to say."""
+    return view.error.message if view.error else view.detail or view.reason
+
+
+def because(view: types.TaskView | types.SessionView) -> str:
+    """Give the reason in parentheses, to be put behind a state; "" where there is none."""
+    reason = reason_of(view)
     return f" ({reason})" if reason else ""

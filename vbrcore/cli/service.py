@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
+from typing import TYPE_CHECKING
 
 from vbrcore.cli import parser, unit
 from vbrcore.cli.api import errors, operations, types
@@ -12,7 +14,12 @@ from vbrcore.cli.context import connect
 from vbrcore.cli.output import moment, print_fields, print_json
 from vbrcore.cli.parser import Nouns, Parser
 
+if TYPE_CHECKING:
+    from vbrcore.api.client import Client
+
 _NOT_RUNNING = "service_unavailable"
+_STOPPING = "service_stopping"
+_POLL_S = 0.05
 
 
 def add_parser(nouns: Nouns[Parser]) -> None:
@@ -62,19 +69,30 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    try:
-        with connect(args, start=False) as client:
+    """Return when the service is gone; where none runs there is nothing to do."""
+    with connect(args, start=False) as client:
+        stopped = _is_running(client)
+        if stopped:
             client.call(operations.SERVICE_STOP, types.ServiceStop(now=args.now))
-        stopped = True
-    except errors.VbrError as error:
-        if error.code != _NOT_RUNNING:
-            raise
-        stopped = False
+        while _is_running(client):
+            time.sleep(_POLL_S)
     if args.json:
         print_json({"stopped": stopped})
     else:
         print("service stopped" if stopped else "no service runs")
     return 0
+
+
+def _is_running(client: Client) -> bool:
+    try:
+        client.call(operations.SERVICE_SHOW, types.Nothing())
+    except errors.VbrError as error:
+        if error.code == _STOPPING:
+            return True
+        if error.code != _NOT_RUNNING:
+            raise
+        return False
+    return True
 
 
 def _install(args: argparse.Namespace) -> int:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from vbrcore.cli import parser
 from vbrcore.cli.api import operations, types
 from vbrcore.cli.context import call, connect
 from vbrcore.cli.output import clean, duration, moment, print_fields, print_json, print_table, size
 from vbrcore.cli.parser import Nouns, Parser
-from vbrcore.cli.progress import task_name
-
-if TYPE_CHECKING:
-    from vbrcore.api.client import Client
+from vbrcore.cli.progress import because, reason_of, task_name
 
 _FOLLOW_DELAY_S = 0.5
 
@@ -31,10 +28,15 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     show = parser.verb(verbs, "show", _show, "show a session and its tasks", "session show SESSION")
     show.add_argument("session", metavar="SESSION", help="a session id")
     log = parser.verb(
-        verbs, "log", _log, "print the log of a session", "session log SESSION", "session log SESSION --follow --json"
+        verbs,
+        "log",
+        _log,
+        "print the log of a session; with --json an object a line",
+        "session log SESSION",
+        "session log SESSION --follow --json",
     )
     log.add_argument("session", metavar="SESSION", help="a session id")
-    log.add_argument("--follow", action="store_true", help="go on until the session ends; --json: a line an object")
+    log.add_argument("--follow", action="store_true", help="go on until the session ends")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -69,7 +71,7 @@ def _show(args: argparse.Namespace) -> int:
             "session": view.session_id,
             "name": view.name,
             "kind": view.kind,
-            "state": f"{view.state} ({view.reason})" if view.reason else view.state,
+            "state": view.state + ("" if view.error else because(view)),
             "result": view.result if view.state == "ended" else "",
             "created": moment(view.created),
             "duration": duration(view.duration_s),
@@ -89,7 +91,7 @@ def _show(args: argparse.Namespace) -> int:
             size(task.size_bytes),
             size(task.totals.read_bytes),
             size(task.totals.transferred_bytes),
-            "; ".join([task.error.message if task.error else task.reason, *task.warnings]).strip("; "),
+            "; ".join(remark for remark in (reason_of(task), *task.warnings) if remark),
         )
         for task in view.tasks
     ]
@@ -100,28 +102,19 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _log(args: argparse.Namespace) -> int:
-    """Without --follow, --json prints one array; with it, one object a line as they come."""
+    """With --json the lines of the log as they are: an object a line, because a log may be long or never end."""
+    offset = 0
     with connect(args) as client:
-        chunk = client.call(operations.SESSION_LOG, types.LogQuery(args.session))
-        if args.json and not args.follow:
-            print("[" + ",".join(_rest(client, args.session, chunk)) + "]")
-            return 0
         while True:
+            chunk = client.call(operations.SESSION_LOG, types.LogQuery(args.session, offset))
+            offset = chunk.next_offset
             for line in chunk.lines:
-                print(line if args.json else _for_people(line), flush=args.follow)
-            if chunk.ended or not (args.follow or chunk.lines):
+                print(line if args.json else _for_people(line))
+            if chunk.ended or not (chunk.lines or args.follow):
                 return 0
             if not chunk.lines:
+                sys.stdout.flush()
                 time.sleep(_FOLLOW_DELAY_S)
-            chunk = client.call(operations.SESSION_LOG, types.LogQuery(args.session, chunk.next_offset))
-
-
-def _rest(client: Client, session: str, chunk: types.LogChunk) -> list[str]:
-    lines = list(chunk.lines)
-    while chunk.lines and not chunk.ended:
-        chunk = client.call(operations.SESSION_LOG, types.LogQuery(session, chunk.next_offset))
-        lines += chunk.lines
-    return lines
 
 
 def _for_people(line: str) -> str:
