@@ -398,3 +398,28 @@ def test_lost_blocks_of_unchanged_ranges_are_named(tmp_path: Path) -> None:
     third = kit.send_point(writer, changed, SIZE)
     writer.seal()
     assert kit.restore(storage, third.point_id) == {"d0": changed}
+
+
+def test_a_file_that_storage_fails_to_read_stops_writers_but_not_restores(tmp_path: Path) -> None:
+    storage = UnreadableStorage()
+    backup(storage, tmp_path)
+    second = backup(storage, tmp_path, {5: kit.content(9)})
+    full = next(name for name in storage.list("job/") if name.endswith(".full.vbf"))
+    storage.unreadable = full
+    for attempt in (lambda: kit.open_writer(storage, tmp_path), lambda: read_points(storage, "job")):
+        with pytest.raises(StorageFailed):
+            attempt()
+    with ChainReader.open(storage, "job") as reader:
+        assert [point.point_id for point in reader.points] == [second]
+        assert "medium" in reader.warnings[0]
+    storage.unreadable = ""
+    kit.open_writer(storage, tmp_path).close()
+
+
+class UnreadableStorage(MemoryStorage):
+    unreadable = ""
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        if name == self.unreadable:
+            raise StorageFailed(f"{name}: error of the medium")
+        return super().read(name, offset, length)

@@ -197,3 +197,13 @@ def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "root" / "a").symlink_to(tmp_path / "outside")
     with pytest.raises(StorageFailed):
         LocalStorage(tmp_path / "root").modify("a")
+
+
+def test_a_directory_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "root" / "lost+found").mkdir(parents=True)
+    (tmp_path / "root" / "lost+found" / "#1").write_bytes(b"x")
+    storage = LocalStorage(tmp_path / "root")
+    assert storage.list("") == ()
+    (tmp_path / "root" / "chain").write_bytes(b"a file where a directory should be")
+    with pytest.raises(NotFound):
+        storage.list("chain/")

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from vbrcore.backupfile.file import BackupFile, open_file
-from vbrcore.model.errors import DataCorrupt, FormatInvalid, NotFound
+from vbrcore.model.errors import DataCorrupt, FormatInvalid, NotFound, PermissionRefused, StorageFailed
 from vbrcore.model.ids import short_id
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Storage
@@ -55,13 +55,20 @@ def file_names(storage: Storage, directory: str) -> tuple[str, ...]:
     )
 
 
-def read_files(storage: Storage, directory: str) -> ChainFiles:
-    """Open all files of a chain. Raises `FormatNewer`: who does not understand a file must not judge its chain."""
+def read_files(storage: Storage, directory: str, *, pass_over_failed: bool = False) -> ChainFiles:
+    """Open all files of a chain. Raises `FormatNewer`: who does not understand a file must not judge its chain.
+
+    A file that the storage fails to read ends it as well, unless `pass_over_failed` (for those who only restore).
+    """
     files, unreadable = [], []
     for name in file_names(storage, directory):
         try:
             files.append(open_file(storage, name))
         except (FormatInvalid, DataCorrupt) as error:
+            unreadable.append((name, str(error)))
+        except (StorageFailed, PermissionRefused) as error:
+            if not pass_over_failed:
+                raise
             unreadable.append((name, str(error)))
         except NotFound:  # removed by the chain's writer meanwhile
             continue

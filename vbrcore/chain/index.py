@@ -55,12 +55,22 @@ class DedupIndex:
     def __init__(self, directory: Path, generation_id: bytes) -> None:
         self._directory = directory / generation_id.hex()
         self._in_use = self._directory / "in-use"
+        self._is_broken = False
         self._open()
         self.entered = self._read_entered()
         self._file_ids = {entered.number: file_id for file_id, entered in self.entered.items()}
 
     def update(self, storage: Storage, files: Sequence[BackupFile]) -> list[str]:
-        """Make the index reflect exactly `files`; return a warning per table that could not be read."""
+        """Make the index reflect exactly `files`; return a warning per table that could not be read.
+
+        Raises `StorageFailed` where there is no room for it.
+        """
+        try:
+            return self._update(storage, files)
+        except lmdb.Error as error:
+            raise self._broken(error) from error
+
+    def _update(self, storage: Storage, files: Sequence[BackupFile]) -> list[str]:
         wanted = {file.file_id: mark_of(file) for file in files}
         changed = any(wanted.get(file_id) != entered.mark for file_id, entered in self.entered.items())
         if changed:
@@ -73,9 +83,12 @@ class DedupIndex:
         return warnings
 
     def get(self, digests: Iterable[bytes]) -> list[bytes | None]:
-        """Return the value per digest, or None."""
-        with self._env.begin(db=self._rows) as transaction:
-            return [transaction.get(digest) for digest in digests]
+        """Return the value per digest, or None. Raises `StorageFailed`; the next opener then begins anew."""
+        try:
+            with self._env.begin(db=self._rows) as transaction:
+                return [transaction.get(digest) for digest in digests]
+        except lmdb.Error as error:
+            raise self._broken(error) from error
 
     def find(self, digest: bytes) -> tuple[bytes, bytes] | None:
         """Return (file id, 64-byte row), or None."""
@@ -117,9 +130,16 @@ class DedupIndex:
         """Make it durable and close it. Idempotent."""
         if self._env is not None:
             with contextlib.suppress(lmdb.Error):  # then the file `in-use` stays and the next opener begins anew
-                self._env.sync(True)
-                self._in_use.unlink(missing_ok=True)
+                if not self._is_broken:
+                    self._env.sync(True)
+                    self._in_use.unlink(missing_ok=True)
             self._close_environment()
+
+    def _broken(self, error: lmdb.Error) -> StorageFailed:
+        self._is_broken = True
+        with contextlib.suppress(OSError):
+            self._in_use.write_text("broken")
+        return StorageFailed(f"the dedup index in {self._directory} failed: {error}")
 
     def _open(self) -> None:
         """Open or make the environment.

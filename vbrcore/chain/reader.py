@@ -51,7 +51,7 @@ class ChainReader:
 
         Raises `NotFound` for a chain without files, `FormatInvalid` when none of them is readable, `FormatNewer`.
         """
-        found = read_files(storage, directory)
+        found = read_files(storage, directory, pass_over_failed=True)
         if not found.files:
             if found.unreadable:
                 raise FormatInvalid(found.unreadable[0][1])

@@ -25,6 +25,7 @@ from vbrcore.storage.port import SLOT_BYTES, Buffer, Capability
 # Written bytes are handed to the disk in steps of this size, while later ones still arrive: the sync of a commit then
 # finds little left to do, and the page cache does not fill with what nobody reads again.
 _WRITEBACK_BYTES = 8 * 1024 * 1024
+_FILE_SYSTEMS_OWN = "lost+found"
 _FLOCK = struct.Struct("hhqqi4x")
 
 
@@ -199,9 +200,12 @@ class LocalStorage:
     def list(self, prefix: str) -> tuple[str, ...]:
         start = self._path(prefix) if prefix else self.root
         names = []
-        for directory, _, files in os.walk(start):
-            base = Path(directory).relative_to(self.root)
-            names += [str(base / file) for file in files]
+        with storage_errors(start):
+            for directory, children, files in os.walk(start, onerror=_raise_unless_absent):
+                if _FILE_SYSTEMS_OWN in children:
+                    children.remove(_FILE_SYSTEMS_OWN)
+                base = Path(directory).relative_to(self.root)
+                names += [str(base / file) for file in files]
         return tuple(sorted(names))
 
     def sync_directory(self, prefix: str) -> None:
@@ -264,6 +268,12 @@ class LocalStorage:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         self.sync_directory(str(path.parent.relative_to(self.root)) if path.parent != self.root else "")
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    """A directory that cannot be read must never look like an empty one: a writer would begin a chain anew."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _write_all(fd: int, offset: int, parts: Sequence[Buffer]) -> int:
