@@ -1,0 +1,1 @@
+"""KVM machines of a local libvirt: see docs/kvm.md."""

@@ -1,0 +1,84 @@
+"""What is kept of a machine beside its disks: definition, NVRAM, TPM state. No libvirt here: the mover reads it."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import msgspec
+
+from vbrcore.model.errors import DataCorrupt, SourceReadFailed
+from vbrcore.plugins.api import SourceSpec
+
+MAXIMUM_BYTES = 48 << 20
+
+
+class KvmConfiguration(msgspec.Struct, frozen=True):
+    """`xml` is libvirt's definition without secrets; `nvram` the variables file; `tpm` a tar of the TPM's state."""
+
+    version: int
+    xml: str
+    nvram: bytes = b""
+    tpm: bytes = b""
+
+
+def pack(configuration: KvmConfiguration) -> bytes:
+    return msgspec.msgpack.encode(configuration)
+
+
+def unpack(data: bytes) -> KvmConfiguration:
+    try:
+        return msgspec.msgpack.decode(data, type=KvmConfiguration)
+    except msgspec.MsgspecError as error:
+        raise DataCorrupt(f"the machine's configuration cannot be read: {error}") from error
+
+
+class ConfigurationFiles:
+    """The mover half's "configuration" reader: settings `xml`, `nvram` and `tpm` (paths, "": there is none)."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._xml = str(spec.settings["xml"])
+        self._nvram = str(spec.settings.get("nvram", ""))
+        self._tpm = str(spec.settings.get("tpm", ""))
+
+    def read(self) -> bytes:
+        try:
+            nvram = _read_bounded(Path(self._nvram)) if self._nvram else b""
+            tpm = _tar(Path(self._tpm)) if self._tpm else b""
+        except OSError as error:
+            raise SourceReadFailed(f"configuration: {error}") from error
+        return pack(KvmConfiguration(1, self._xml, nvram, tpm))
+
+
+def _read_bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAXIMUM_BYTES + 1)
+    if len(data) > MAXIMUM_BYTES:
+        raise SourceReadFailed(f"{path}: larger than {MAXIMUM_BYTES} bytes")
+    return data
+
+
+def _tar(directory: Path) -> bytes:
+    """Pack the regular files of a small directory; owners and times are not kept, only names and contents."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in sorted(directory.iterdir()):
+            if path.is_file() and not path.is_symlink() and path.name != ".lock":
+                data = _read_bounded(path)
+                member = tarfile.TarInfo(path.name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def unpack_tpm(data: bytes, directory: Path, owner: tuple[int, int]) -> None:
+    """Write the files of a TPM state into `directory`; names with a directory part are refused."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None or Path(member.name).name != member.name:
+                raise DataCorrupt(f"TPM state holds {member.name!r}, which is no plain file")
+            path = directory / member.name
+            path.write_bytes(content.read())
+            path.chmod(0o600)
+            os.chown(path, *owner)

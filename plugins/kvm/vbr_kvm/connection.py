@@ -1,0 +1,96 @@
+"""Opening libvirt, and its errors as ours."""
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import libvirt
+
+from vbrcore.model.errors import (
+    HypervisorFailed,
+    HypervisorUnreachable,
+    InvalidValue,
+    MachineBusy,
+    MachineNotFound,
+    PermissionRefused,
+    VbrError,
+)
+
+_BUSY = frozenset(
+    {
+        libvirt.VIR_ERR_OPERATION_TIMEOUT,  # another job holds the domain's state
+        libvirt.VIR_ERR_RESOURCE_BUSY,
+        libvirt.VIR_ERR_BLOCK_COPY_ACTIVE,
+        libvirt.VIR_ERR_MIGRATE_UNSAFE,
+    }
+)
+_DENIED = frozenset({libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_UNAVAILABLE})
+
+
+def open_connection(uri: str) -> Any:
+    """Return an open `virConnect`. Raises `HypervisorUnreachable` or `PermissionRefused`."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it prints to stderr otherwise
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _DENIED:
+            raise PermissionRefused(f"{uri}: {error}") from error
+        raise HypervisorUnreachable(f"{uri}: {error}") from error
+
+
+@contextmanager
+def libvirt_errors(what: str) -> Iterator[None]:
+    """Turn a libvirt error inside the block into one of ours; `what` names the machine or object."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise translated(error, what) from error
+
+
+def translated(error: Any, what: str) -> VbrError:
+    code = error.get_error_code()
+    text = f"{what}: {error}"
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
+        return MachineNotFound(text)
+    if code in _BUSY:
+        return MachineBusy(text)
+    if code in _DENIED:
+        return PermissionRefused(text)
+    if error.get_error_domain() == libvirt.VIR_FROM_RPC or code == libvirt.VIR_ERR_INVALID_CONN:
+        return HypervisorUnreachable(text)
+    return HypervisorFailed(text)
+
+
+def find_domain(connection: Any, machine_id: str) -> Any:
+    """Return the `virDomain` of a machine id (its UUID). Raises `MachineNotFound`."""
+    with libvirt_errors(machine_id):
+        return connection.lookupByUUIDString(machine_id)
+
+
+def parse(text: str) -> ET.Element:
+    """Parse XML of libvirt or of a restore point. No entities: nothing here has a document type."""
+    if "<!" in text.replace("<!--", ""):
+        raise InvalidValue("a machine's definition contains a document type or CDATA")
+    try:
+        return ET.fromstring(text)  # noqa: S314 (entities are refused above)
+    except ET.ParseError as error:
+        raise InvalidValue(f"a machine's definition is no XML: {error}") from error
+
+
+def qemu_account(connection: Any, domain_xml: ET.Element | None, uri: str) -> tuple[int, int]:
+    """Return user and group id that QEMU runs as: of this domain where it says so, else libvirt's default."""
+    if uri == "qemu:///session":
+        return os.getuid(), os.getgid()
+    own = [] if domain_xml is None else domain_xml.findall("seclabel[@model='dac']")
+    labels = [node.findtext("label") for node in own]
+    with libvirt_errors("capabilities"):
+        host = parse(connection.getCapabilities()).find("host")
+    models = [] if host is None else host.findall("secmodel")
+    labels += [node.findtext("baselabel") for node in models if node.findtext("model") == "dac"]
+    for label in labels:
+        user, _, group = (label or "").replace("+", "").partition(":")
+        if user.isdigit() and group.isdigit():
+            return int(user), int(group)
+    return os.getuid(), os.getgid()
