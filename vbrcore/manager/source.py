@@ -5,7 +5,7 @@ from collections.abc import Callable
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.log import SessionLog
 from vbrcore.model.errors import MoverLost, ProtocolError, error_from
-from vbrcore.mover.messages import DiskDone, Ended, Failed, Log, Progress, RestoreDone, RestoreWork, SourceWork
+from vbrcore.mover.messages import DiskDone, Ended, Failed, Log, Progress, Ready, RestoreDone, RestoreWork, SourceWork
 from vbrcore.transport.client import MoverHandle
 from vbrcore.transport.messages import Role
 
@@ -41,6 +41,8 @@ async def _follow(
     done: DiskDone | RestoreDone | None = None
     while True:
         match await handle.receive():
+            case Ready():  # the disk is open
+                continue
             case Progress() as message:
                 progress(message)
             case Log(level=level, message=text):
