@@ -5,9 +5,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from vbrcore.storage.repository import create_repository
 from vbrcore.transport.client import MoverHandle, TransportClient
 
 MIB = 1024 * 1024
+Kind = TypeVar("Kind")
 HALF = Path(__file__).with_name("half.py")
 
 
@@ -125,7 +126,7 @@ class Line:
         return done
 
 
-async def expect(handle: MoverHandle, kind: type[Any]) -> Any:
+async def expect(handle: MoverHandle, kind: type[Kind]) -> Kind:
     """Return the next message of this kind; raise the error of a mover that failed."""
     while True:
         message = await handle.receive()
@@ -149,15 +150,17 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def on_line(tmp_path: Path, half: None) -> Iterator[Callable[[Callable[[Line], Any]], Any]]:
+def on_line(tmp_path: Path, half: None) -> Callable[[Callable[[Line], Any]], Any]:
     """Return a function that runs one coroutine function with a line and ends all its processes."""
+
+    del half  # it is in the environment
 
     async def run(story: Callable[[Line], Any]) -> Any:
         line = Line(tmp_path)
         async with line.client:
             return await asyncio.wait_for(story(line), 60)
 
-    yield lambda story: asyncio.run(run(story))
+    return lambda story: asyncio.run(run(story))
 
 
 @pytest.fixture

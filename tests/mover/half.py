@@ -17,13 +17,15 @@ class FileReader:
     def __init__(self, spec: SourceSpec) -> None:
         self._fd = os.open(str(spec.settings["path"]), os.O_RDONLY)
         self.size_bytes = os.fstat(self._fd).st_size
-        self._changes = [tuple(map(int, str(c).split(","))) for c in spec.settings.get("changes", [])]
+        changes = spec.settings.get("changes", [])
+        assert isinstance(changes, list)
+        self._changes = [tuple(map(int, change.split(","))) for change in changes]
         self._lost = bool(spec.settings.get("tracking_lost"))
-        self._pause_s = float(spec.settings.get("pause_ms", 0)) / 1000
+        self._pause_s = int(str(spec.settings.get("pause_ms", 0))) / 1000
         self._log = Path(str(spec.settings["log"])) if "log" in spec.settings else None
         self._reads: list[int] = []
         if spec.settings.get("prints"):
-            print("a stray print")
+            print("a stray print")  # noqa: T201 - the fault
             os.write(1, b"\x00\x00\x00\x05stray\n")
 
     def extents(self, since: str) -> Iterator[Extent]:

@@ -11,6 +11,10 @@ import pytest
 MIB = 1024 * 1024
 
 
+def noise(seed: int, size_bytes: int) -> bytes:
+    return random.Random(seed).randbytes(size_bytes)  # noqa: S311 - the same in each run
+
+
 def write_disk(path: Path, size_bytes: int, pieces: dict[int, bytes]) -> bytes:
     with path.open("wb") as file:
         file.truncate(size_bytes)
@@ -23,7 +27,7 @@ def write_disk(path: Path, size_bytes: int, pieces: dict[int, bytes]) -> bytes:
 @pytest.mark.parametrize("block_size_bytes", [256 * 1024, MIB, 4 * MIB])
 @pytest.mark.parametrize("compression", ["none", "fast", "high"])
 def test_full_then_restore(on_line: Any, tmp_path: Path, block_size_bytes: int, compression: str) -> None:
-    noise, text = random.Random(1).randbytes(3 * MIB), b"some text " * 400_000
+    noise, text = noise(1, 3 * MIB), b"some text " * 400_000
     content = write_disk(
         tmp_path / "disk", 41 * MIB + 777, {5 * MIB + 100: noise, 20 * MIB: text, 41 * MIB + 5: b"end"}
     )
@@ -46,7 +50,7 @@ def test_full_then_restore(on_line: Any, tmp_path: Path, block_size_bytes: int, 
 
 def test_increments_by_comparison_and_by_tracking(on_line: Any, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    noise = random.Random(2).randbytes(60 * MIB)
+    noise = noise(2, 60 * MIB)
     write_disk(disk, 300 * MIB, {0: noise, 280 * MIB: noise[: 5 * MIB]})
 
     async def story(line: Any) -> None:
@@ -87,7 +91,7 @@ def test_increments_by_comparison_and_by_tracking(on_line: Any, tmp_path: Path) 
 
 def test_audit_finds_a_tracker_that_lies(on_line: Any, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    write_disk(disk, 12 * MIB, {0: random.Random(3).randbytes(12 * MIB)})
+    write_disk(disk, 12 * MIB, {0: noise(3, 12 * MIB)})
 
     async def story(line: Any) -> None:
         await line.start_target()
@@ -115,7 +119,7 @@ def test_audit_finds_a_tracker_that_lies(on_line: Any, tmp_path: Path) -> None:
 
 def test_lost_tracking_compares_and_says_so(on_line: Any, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    write_disk(disk, 4 * MIB, {0: random.Random(3).randbytes(4 * MIB)})
+    write_disk(disk, 4 * MIB, {0: noise(3, 4 * MIB)})
 
     async def story(line: Any) -> None:
         await line.start_target()
@@ -135,7 +139,7 @@ def test_lost_tracking_compares_and_says_so(on_line: Any, tmp_path: Path) -> Non
 
 def test_resized_disk(on_line: Any, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    start = write_disk(disk, 5 * MIB + 1000, {0: random.Random(5).randbytes(5 * MIB + 1000)})
+    start = write_disk(disk, 5 * MIB + 1000, {0: noise(5, 5 * MIB + 1000)})
 
     async def story(line: Any) -> None:
         await line.start_target()
@@ -191,7 +195,7 @@ def test_equal_disks_at_once_are_sent_once(on_line: Any, tmp_path: Path, tell: A
 
     from vbrcore.mover import messages as m  # noqa: PLC0415
 
-    noise = random.Random(7).randbytes(64 * MIB)
+    noise = noise(7, 64 * MIB)
     for name in ("a", "b", "c"):
         write_disk(tmp_path / name, 64 * MIB, {0: noise})
 

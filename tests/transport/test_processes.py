@@ -27,26 +27,31 @@ async def start(client: TransportClient) -> MoverHandle:
     return await client.start_mover("source", "job-id", "session-id", "task-id", "disk 1")
 
 
+def words_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
 async def last_words(handle: MoverHandle) -> str:
-    with pytest.raises((MoverLost, TransportLost)) as caught:
+    try:
         while True:
             await asyncio.wait_for(handle.receive(), 20)
-    return str(caught.value)
+    except (MoverLost, TransportLost) as error:
+        return str(error)
 
 
 def test_ids_role_and_disk_stand_on_the_command_lines(gone: Gone) -> None:
     async def story() -> tuple[int, int]:
         async with TransportClient() as client:
             mover = await start(client)
-            while len(client.stats) < 2:
+            while len(client.stats) < 2:  # noqa: ASYNC110 - that it comes by itself is what is tested
                 await asyncio.sleep(0.05)
-            words = Path(f"/proc/{mover.pid}/cmdline").read_text().split("\0")
+            words = words_of(mover.pid)
             assert words[1:4] == ["-m", "vbrcore", "mover"]
-            assert words[4:14] == (
-                ["--role", "source", "--job-id", "job-id", "--session-id", "session-id"]
-                + ["--task-id", "task-id", "--disk", "disk 1"]
-            )
-            words = Path(f"/proc/{client.pid}/cmdline").read_text().split("\0")
+            assert words[4:14] == [
+                *("--role", "source", "--job-id", "job-id", "--session-id", "session-id"),
+                *("--task-id", "task-id", "--disk", "disk 1"),
+            ]
+            words = words_of(client.pid)
             assert words[1:5] == ["-m", "vbrcore", "transport", "--stdio"]
             assert words[5:9] == ["--job-id", "job-id", "--session-id", "session-id"]
             own, child = client.stats
@@ -179,7 +184,8 @@ def test_a_mover_that_was_stopped_with_its_transport_writes_nothing(
             await second.start_local("j", "s")
             target = await ready(first)
             assert target is not None
-            first._process.kill = lambda: None
+            assert first._process is not None
+            first._process.kill = lambda: None  # type: ignore[method-assign]
             for pid in (target.pid, first.pid):
                 os.kill(pid, signal.SIGSTOP)
             assert "silent" in await last_words(target)

@@ -37,18 +37,20 @@ def sample(runs: Iterable[Run], tally: Tally, seed: int) -> list[int]:
     others are spread over the disk and move on by one with each seed, so that repeated sessions cover it.
     """
     marked = list(_marked(runs))
-    count = tally.sample_blocks
+    count, total = tally.sample_blocks, tally.unchanged_blocks
     if not count:
         return []
-    neighbours = [block for run, before, after in marked for block in _edges(run, before, after)]
-    near = count // 2
-    chosen = set(neighbours)
-    if len(chosen) > near:
-        start = seed * near % len(neighbours)
-        chosen = set((neighbours + neighbours)[start : start + near])
-    left = count - len(chosen)
-    ordinals = sorted({(seed + j * tally.unchanged_blocks // left) % tally.unchanged_blocks for j in range(left)})
-    return sorted(chosen | set(_at(ordinals, (run for run, _, _ in marked))))
+    neighbours = list(_neighbours(marked))
+    near = min(len(neighbours), count // 2)
+    start = seed * near % max(1, len(neighbours))
+    chosen = set((neighbours + neighbours)[start : start + near])
+    left = count - near
+    for step in range(left):
+        ordinal = (seed + step * total // left) % total
+        while ordinal in chosen:
+            ordinal = (ordinal + 1) % total
+        chosen.add(ordinal)
+    return list(_at(sorted(chosen), (run for run, _, _ in marked)))
 
 
 def _marked(runs: Iterable[Run]) -> Iterator[tuple[Run, bool, bool]]:
@@ -68,11 +70,15 @@ def _marked(runs: Iterable[Run]) -> Iterator[tuple[Run, bool, bool]]:
         yield *open_run, False
 
 
-def _edges(run: Run, before: bool, after: bool) -> Iterator[int]:
-    if before:
-        yield run.first
-    if after and (run.count > 1 or not before):
-        yield run.first + run.count - 1
+def _neighbours(marked: Iterable[tuple[Run, bool, bool]]) -> Iterator[int]:
+    """Yield those next to changes as ordinals among all unchanged blocks."""
+    counted = 0
+    for run, before, after in marked:
+        if before:
+            yield counted
+        if after and (run.count > 1 or not before):
+            yield counted + run.count - 1
+        counted += run.count
 
 
 def _at(ordinals: list[int], runs: Iterable[Run]) -> Iterator[int]:
