@@ -27,9 +27,9 @@ def write_disk(path: Path, size_bytes: int, pieces: dict[int, bytes]) -> bytes:
 @pytest.mark.parametrize("block_size_bytes", [256 * 1024, MIB, 4 * MIB])
 @pytest.mark.parametrize("compression", ["none", "fast", "high"])
 def test_full_then_restore(on_line: Any, tmp_path: Path, block_size_bytes: int, compression: str) -> None:
-    noise, text = noise(1, 3 * MIB), b"some text " * 400_000
+    junk, text = noise(1, 3 * MIB), b"some text " * 400_000
     content = write_disk(
-        tmp_path / "disk", 41 * MIB + 777, {5 * MIB + 100: noise, 20 * MIB: text, 41 * MIB + 5: b"end"}
+        tmp_path / "disk", 41 * MIB + 777, {5 * MIB + 100: junk, 20 * MIB: text, 41 * MIB + 5: b"end"}
     )
 
     async def story(line: Any) -> None:
@@ -50,8 +50,8 @@ def test_full_then_restore(on_line: Any, tmp_path: Path, block_size_bytes: int, 
 
 def test_increments_by_comparison_and_by_tracking(on_line: Any, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    noise = noise(2, 60 * MIB)
-    write_disk(disk, 300 * MIB, {0: noise, 280 * MIB: noise[: 5 * MIB]})
+    junk = noise(2, 60 * MIB)
+    write_disk(disk, 300 * MIB, {0: junk, 280 * MIB: junk[: 5 * MIB]})
 
     async def story(line: Any) -> None:
         await line.start_target()
@@ -195,9 +195,9 @@ def test_equal_disks_at_once_are_sent_once(on_line: Any, tmp_path: Path, tell: A
 
     from vbrcore.mover import messages as m  # noqa: PLC0415
 
-    noise = noise(7, 64 * MIB)
+    junk = noise(7, 64 * MIB)
     for name in ("a", "b", "c"):
-        write_disk(tmp_path / name, 64 * MIB, {0: noise})
+        write_disk(tmp_path / name, 64 * MIB, {0: junk})
 
     async def story(line: Any) -> None:
         await line.start_target()
@@ -208,7 +208,7 @@ def test_equal_disks_at_once_are_sent_once(on_line: Any, tmp_path: Path, tell: A
         committed = await line.commit(*done)
         assert committed.stored_bytes < 66 * MIB
         await line.restore(committed.point, tmp_path / "out", 2)
-        assert (tmp_path / "out").read_bytes() == noise
+        assert (tmp_path / "out").read_bytes() == junk
 
     on_line(story)
 
