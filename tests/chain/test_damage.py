@@ -423,3 +423,30 @@ class UnreadableStorage(MemoryStorage):
         if name == self.unreadable:
             raise StorageFailed(f"{name}: error of the medium")
         return super().read(name, offset, length)
+
+
+def test_damage_met_while_backing_up_is_healed_and_marked(tmp_path: Path) -> None:
+    """Nobody has checked the chain; the source asks for a page of the last point, and it is spoilt."""
+    storage = MemoryStorage()
+    first = backup(storage, tmp_path)
+    root = read_points(storage, "job")[0].disks[0].root
+    old = place_of(storage, root)
+    storage.files[file_of(storage)][old + 70] ^= 1
+    writer = kit.open_writer(storage, tmp_path)
+    assert list(writer.lookup([root], 1)) == [HAVE]
+    for expected in (DataCorrupt, BlocksMissing):
+        with pytest.raises(expected):
+            writer.page(root)
+    assert writer.damaged == {root}
+    second = kit.send_point(writer, IMAGE, SIZE)
+    assert writer.damaged == frozenset()
+    writer.seal()
+    full = next(name for name in storage.list("job/") if name.endswith(".full.vbf"))
+    assert open_file(storage, full).contents.damaged == (Damage(root, old),)
+    for index in (tmp_path, tmp_path / "new"):
+        writer = kit.open_writer(storage, index)
+        assert len(writer.page(root)) == 8192
+        assert writer.damaged == frozenset()
+        writer.close()
+    for point_id in (first, second.point_id):
+        assert kit.restore(storage, point_id) == {"d0": IMAGE}

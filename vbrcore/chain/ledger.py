@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 import vbrcore
-from vbrcore.backupfile.contents import Contents, TablePart
+from vbrcore.backupfile.contents import Contents, Damage, TablePart
 from vbrcore.backupfile.file import BackupFile, read_slots, was_never_committed
 from vbrcore.backupfile.filewriter import FileWriter, new_slot
 from vbrcore.backupfile.slots import FLAG_FULL, Slot
@@ -51,6 +51,7 @@ class Ledger:
             default=0,
         )
         self._written_ids: set[bytes] = set()
+        self._own_ids: set[bytes] = set()
         newest = found.newest
         self.chain_id = newest.slot.chain_id if newest else uuid.uuid4().bytes
         self.warnings = [reason for _, reason in found.unreadable]
@@ -99,6 +100,7 @@ class Ledger:
         )
         file = FileWriter.create(self._storage, name, slot, self._contents((), (), self._listed), self._fence)
         self._written_ids.add(slot.file_id)
+        self._own_ids.add(slot.file_id)
         self._listed = (*self._listed, slot.file_id.hex())
         return file
 
@@ -110,8 +112,11 @@ class Ledger:
         """Return this run's next contents list, for a file of its own."""
         return self._contents(points, tables, self._listed)
 
-    def rewritten(self, file: BackupFile, points: tuple[Point, ...]) -> Contents:
-        """Return the contents list of another run's file, with these points and this run's number."""
+    def is_of_earlier_run(self, file_id: bytes) -> bool:
+        return file_id not in self._own_ids
+
+    def rewritten(self, file: BackupFile, points: tuple[Point, ...], damaged: tuple[Damage, ...]) -> Contents:
+        """Return the contents list of another run's file, with these points and marks and this run's number."""
         self._written_ids.add(file.file_id)
         self._revision += 1
         current = file.slot.generation_id == self.generation_id
@@ -121,6 +126,7 @@ class Ledger:
             run_number=self.run_number,
             revision=self._revision,
             points=points,
+            damaged=damaged,
             last_sequence=self._last_sequence,
             generation_files=self._listed if current else file.contents.generation_files,
         )

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from vbrcore.backupfile.codec import Buffer
+from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer
+from vbrcore.backupfile.contents import Damage
 from vbrcore.backupfile.file import BackupFile, content_of, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
 from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_row, pack_row, unpack_row
@@ -18,7 +19,7 @@ from vbrcore.chain.index import DedupIndex, IndexFailed
 from vbrcore.chain.ledger import Ledger, Run
 from vbrcore.chain.lost import find_lost
 from vbrcore.chain.readers import Readers
-from vbrcore.model.errors import BlocksMissing, InvalidValue, StorageFailed, VbrError
+from vbrcore.model.errors import BlocksMissing, DataCorrupt, InvalidValue, StorageFailed, VbrError
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Lock, Storage
 
@@ -98,6 +99,9 @@ class ChainWriter:
         # Where rows may be lost, no earlier point vouches for anything: each point is then walked in full.
         self._degraded = bool(ledger.warnings)
         self._named_damaged = [damage.digest for file in ledger.generation() for damage in file.contents.damaged]
+        # Found damaged while reading: digest -> (file id, offset); and those of them that were stored anew.
+        self._spoilt: dict[bytes, tuple[bytes, int]] = {}
+        self._healed: dict[bytes, tuple[bytes, int]] = {}
         self._lost = frozenset[bytes]()
         if self._degraded:
             points = sort_points(point for file in ledger.generation() for point in file.contents.points)
@@ -113,10 +117,11 @@ class ChainWriter:
     def damaged(self) -> frozenset[bytes]:
         """Digests of blocks and pages to be sent anew: every row known to be damaged, or lost with a file or table.
 
-        A page stands for all below it.
+        A page stands for all below it. What `page` finds damaged later is added.
         """
         there = self._have(self._named_damaged)
-        return self._lost.union(digest for digest, intact in zip(self._named_damaged, there, strict=True) if not intact)
+        named = {digest for digest, intact in zip(self._named_damaged, there, strict=True) if not intact}
+        return self._lost.union(named, list(self._spoilt))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -138,7 +143,7 @@ class ChainWriter:
         self._check_usable()
         while True:
             changes = self._arrivals.changes
-            known = [value is not None for value in self._index.get(digests)]
+            known = self._indexed(digests)
             answer = self._arrivals.answer(digests, known, owner, changes)
             if answer is not None:
                 return answer
@@ -160,7 +165,7 @@ class ChainWriter:
             return
         place = None
         try:
-            if self._index.get([row.digest])[0] is None:
+            if not self._indexed([row.digest])[0]:
                 with self._borrowed_file(HEADER_BYTES + row.stored_length) as file:
                     place = file.file.name, pack_row(row, file.write_extent(row, stored))
                     self._arrivals.finish(row.digest, place)
@@ -169,13 +174,24 @@ class ChainWriter:
                 self._arrivals.finish(row.digest, None)
 
     def page(self, digest: bytes) -> bytes:
-        """Return the raw content of a page or any other extent. Raises `BlocksMissing` or `DataCorrupt`."""
+        """Return the raw content of a page or any other extent. Raises `BlocksMissing` or `DataCorrupt`.
+
+        An extent of an earlier run that is found damaged counts as absent from then on, so it is asked for again.
+        """
         self._check_usable()
-        name, packed = self._locate(digest)
-        row, offset = unpack_row(packed)
-        buffer = bytearray(row.stored_length)
-        read_stored(self._readers.get(name), offset, row, buffer)
-        return content_of(row, buffer)
+        received = self._arrivals.row(digest)
+        if received is not None:
+            return self._read(*received)
+        found = self._index.find(digest)
+        if found is None or digest in self._spoilt:
+            raise BlocksMissing(f"there is no intact extent of {digest.hex()}")
+        file_id, packed = found
+        try:
+            return self._read(self._ledger.files[file_id].name, packed)
+        except DataCorrupt:
+            if self._ledger.is_of_earlier_run(file_id):
+                self._spoilt[digest] = file_id, unpack_row(packed)[1]
+            raise
 
     def commit_point(self, point: Point) -> Point:
         """Closure check, then commit; returns the point with `sequence` and `kind` set. Durable on return.
@@ -225,6 +241,7 @@ class ChainWriter:
             with self._held_file() as file:
                 if file is not None:
                     self._seal_file(file)
+            self._mark_healed()
         self.close()
 
     def close(self) -> None:
@@ -248,17 +265,17 @@ class ChainWriter:
     def _have(self, digests: Sequence[bytes]) -> list[bool]:
         # Received first, then the index: a row on its way from one to the other is seen in at least one of them.
         received = [self._arrivals.row(digest) is not None for digest in digests]
-        return [there or value is not None for there, value in zip(received, self._index.get(digests), strict=True)]
+        return [a or b for a, b in zip(received, self._indexed(digests), strict=True)]
 
-    def _locate(self, digest: bytes) -> tuple[str, bytes]:
-        """Return (file name, 64-byte row). Raises `BlocksMissing`."""
-        place = self._arrivals.row(digest)
-        if place is not None:
-            return place
-        found = self._index.find(digest)
-        if found is None:
-            raise BlocksMissing(f"there is no extent of {digest.hex()}")
-        return self._ledger.files[found[0]].name, found[1]
+    def _indexed(self, digests: Sequence[bytes]) -> list[bool]:
+        values = self._index.get(digests)
+        return [value is not None and name not in self._spoilt for name, value in zip(digests, values, strict=True)]
+
+    def _read(self, name: str, packed: bytes) -> bytes:
+        row, offset = unpack_row(packed)
+        buffer = bytearray(row.stored_length)
+        read_stored(self._readers.get(name), offset, row, buffer)
+        return content_of(row, buffer)
 
     # --- the file being written -------------------------------------------------------------------
 
@@ -356,14 +373,27 @@ class ChainWriter:
             # The point stands; but what is where is not known any more, so this run ends with the next call.
             self._failure = StorageFailed(str(error))
         else:
+            for digest in [row[:DIGEST_BYTES] for row in rows if row[:DIGEST_BYTES] in self._spoilt]:
+                self._healed[digest] = self._spoilt.pop(digest)
             self._arrivals.settle(rows)
 
-    def _rewrite_contents(self, file: BackupFile, points: tuple[Point, ...]) -> None:
+    def _mark_healed(self) -> None:
+        """Name the old extents of what was stored anew as damaged, so that nobody takes them for good again."""
+        for file_id in {file_id for file_id, _ in self._healed.values()}:
+            file = self._ledger.files[file_id]
+            damaged = tuple(Damage(name, offset) for name, (of, offset) in self._healed.items() if of == file_id)
+            self._rewrite_contents(file, file.contents.points, (*file.contents.damaged, *damaged))
+            self._index.mark(self._ledger.files[file_id])
+
+    def _rewrite_contents(
+        self, file: BackupFile, points: tuple[Point, ...], damaged: tuple[Damage, ...] | None = None
+    ) -> None:
+        damaged = file.contents.damaged if damaged is None else damaged
         with self._ending_on_error():
             self._ledger.check_not_replaced()
             writer = FileWriter.modify(self._storage, file, self._fence)
             try:
-                writer.commit(self._ledger.rewritten(file, points), file.gone, both=True)
+                writer.commit(self._ledger.rewritten(file, points, damaged), file.gone, both=True)
             finally:
                 writer.close()
                 self._finished_bytes += writer.appended_bytes
