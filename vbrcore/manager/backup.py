@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import chain_demand
-from vbrcore.manager.machine import CONFIGURATION, JobParts, MachineBackup
+from vbrcore.manager.disks import CONFIGURATION, JobParts
+from vbrcore.manager.machine import MachineBackup
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.selection import Selection, select
 from vbrcore.manager.target import Target

@@ -2,44 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-import msgspec
-
-from vbrcore.balancer.demand import Demand
-from vbrcore.manager.connection import Connection
-from vbrcore.manager.context import Context, Warnings, pause
-from vbrcore.manager.demands import disk_demand, further_disk_demand
+from vbrcore.manager.context import Context, pause
+from vbrcore.manager.disks import JobParts, MachineDisks
 from vbrcore.manager.journal import SnapshotEntry, SnapshotJournal
 from vbrcore.manager.outcome import committed_point
-from vbrcore.manager.source import run_mover
-from vbrcore.manager.target import Target, TargetRun
-from vbrcore.model.errors import InvalidValue, MoverLost, SessionStopped, VbrError, info_of
+from vbrcore.manager.target import TargetRun
+from vbrcore.model.errors import SessionStopped, VbrError, info_of
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import Machine, Repository, Server
-from vbrcore.model.job import Job
+from vbrcore.model.inventory import Machine
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.session import Task, Totals
-from vbrcore.mover.messages import DiskDone, Endpoint, SourceWork
-from vbrcore.plugins.api import BaseDisk, DiskSource, Snapshot, SnapshotPlan, SnapshotRequest
+from vbrcore.mover.messages import DiskDone
+from vbrcore.plugins.api import BaseDisk, Snapshot, SnapshotPlan, SnapshotRequest
 
-DISK_ATTEMPTS = 3  # DESIGN 4.6: a failed disk is tried again twice while the snapshot is open
-MACHINE_RETRY_WAITS_S = (5.0, 15.0, 45.0)  # DESIGN 4.6
-CONFIGURATION = "configuration"
-NO_ENDPOINT = Endpoint(path="", secret=b"")  # each attempt gets its own
-
-
-class JobParts(msgspec.Struct, frozen=True):
-    """What all machines of the session share."""
-
-    job: Job
-    repository: Repository
-    proxies: tuple[Server, ...]
-    repository_server: Server
-    directory: str
-    connection: Connection
-    target: Target
-    warnings: Warnings
+RETRY_WAITS_S = (5.0, 15.0, 45.0)  # DESIGN 4.6
+SCHEDULED_RETRY_WAIT_S = 600.0  # DESIGN 4.6: nobody waits, and what failed has time to mend
 
 
 class MachineBackup:
@@ -52,8 +31,8 @@ class MachineBackup:
         self.point: Point | None = None
         self._context = context
         self._parts = parts
-        self._tasks = {task.disk: task for task in tasks}
-        self._attempts: dict[str, int] = {}
+        self._tasks = tuple(tasks)
+        self._disks = MachineDisks(context, parts, machine, tasks)
 
     @property
     def _name(self) -> str:
@@ -70,7 +49,7 @@ class MachineBackup:
                 log.error(f"attempt {attempt + 1}: {error.code}: {error}", machine=self._name)
                 if not self._try_again(error, attempt):
                     break
-                wait_s = MACHINE_RETRY_WAITS_S[min(attempt, len(MACHINE_RETRY_WAITS_S) - 1)]
+                wait_s = self._retry_wait_s(attempt)
                 log.info(f"the machine is tried again in {wait_s:.0f} s", machine=self._name)
                 self._reset_tasks(f"retry in {wait_s:.0f} s")
                 await pause(wait_s, self._context.stop)
@@ -88,15 +67,20 @@ class MachineBackup:
         stopped = self._context.stop.requested.is_set() or self._context.leases.lost.is_set()
         return error.retryable and not stopped and attempt < self._parts.job.machine_retries
 
+    def _retry_wait_s(self, attempt: int) -> float:
+        if not self._context.session.manual:
+            return SCHEDULED_RETRY_WAIT_S
+        return RETRY_WAITS_S[min(attempt, len(RETRY_WAITS_S) - 1)]
+
     def _reset_tasks(self, reason: str) -> None:
-        for task in self._tasks.values():
+        for task in self._tasks:
             self._context.catalog.update_task(task.task_id, state="pending", reason=reason)
 
     def _close_tasks(self) -> None:
         """Give the tasks that did not fail themselves the machine's error: no task of a failed machine is done."""
         skipped = isinstance(self.error, SessionStopped)
         error = None if skipped or self.error is None else info_of(self.error)
-        for task in self._tasks.values():
+        for task in self._tasks:
             self._context.catalog.update_task(
                 task.task_id,
                 state="skipped" if skipped else "failed",
@@ -110,50 +94,14 @@ class MachineBackup:
     async def _attempt(self, attempt: int) -> None:
         self._context.stop.check()
         target = await self._parts.target.ready()
-        first = self._first_demand()
-        scope = self._machine_scope
         try:
-            grant = await self._context.leases.acquire(first) if first is not None else None
+            await self._disks.acquire_first()
             self._context.stop.check()
-            await self._with_snapshot(target, attempt, first_server=grant.server if grant is not None else "")
+            await self._with_snapshot(target, attempt)
         finally:
-            for task in self._tasks.values():
-                self._context.leases.release(task.task_id)
-            self._context.leases.release(scope)
+            self._disks.release()
 
-    @property
-    def _machine_scope(self) -> str:
-        return f"machine:{self.machine.machine_id}"
-
-    def _first_demand(self) -> Demand | None:
-        """The first disk takes the machine, its datastores' places and its own slots in one transaction."""
-        first = next(iter(self._disk_tasks()), None)
-        if first is None:
-            return None
-        return disk_demand(
-            self._context.session,
-            first,
-            self.machine,
-            scope=self._machine_scope,
-            hypervisor=self._parts.connection.row,
-            modes=self._modes(),
-            repository=self._parts.repository,
-            repository_server=self._parts.repository_server,
-        )
-
-    def _modes(self) -> tuple[tuple[Server, str], ...]:
-        """Proxies that can read this machine, best transport mode first."""
-        pairs = [
-            (place, server, mode)
-            for server in self._parts.proxies
-            for place, mode in enumerate(self._parts.connection.plugin.transport_modes(self.machine, server.name))
-        ]
-        return tuple((server, mode) for _, server, mode in sorted(pairs, key=lambda pair: (pair[0], pair[1].name)))
-
-    def _disk_tasks(self) -> list[Task]:
-        return [task for name, task in self._tasks.items() if name != CONFIGURATION]
-
-    async def _with_snapshot(self, target: TargetRun, attempt: int, *, first_server: str) -> None:
+    async def _with_snapshot(self, target: TargetRun, attempt: int) -> None:
         connection = self._parts.connection
         base = self._last_point(target)
         request = SnapshotRequest(
@@ -172,7 +120,8 @@ class MachineBackup:
             created = time.time()
             snapshot = await connection.call(connection.hypervisor.take_snapshot, request, plan)
             self._note_snapshot(snapshot)
-            done, configuration = await self._read(target, snapshot, base, first_server)
+            done, configuration = await self._disks.read(target, snapshot, base)
+            self.totals = _sum(done.values())
             await connection.call(connection.hypervisor.confirm_snapshot, plan)
             point = self._point(point_id, created, snapshot, done, configuration)
             self.point = await self._commit(target, point, journal)
@@ -224,119 +173,6 @@ class MachineBackup:
             return
         journal.done()
 
-    # --- the disks ------------------------------------------------------------------------------
-
-    async def _read(
-        self, target: TargetRun, snapshot: Snapshot, base: Point | None, first_server: str
-    ) -> tuple[dict[str, DiskDone], bytes]:
-        previous = {disk.disk_id: disk for disk in base.disks} if base is not None else {}
-        granted = {next(iter(self._disk_tasks())).disk: first_server} if first_server else {}
-        try:
-            async with asyncio.TaskGroup() as group:
-                reads = {
-                    disk.disk_id: group.create_task(
-                        self._read_disk(target, disk, previous.get(disk.disk_id), granted.get(disk.name))
-                    )
-                    for disk in snapshot.disks
-                }
-                configuration = (
-                    group.create_task(self._read_configuration(target, snapshot))
-                    if snapshot.configuration is not None
-                    else None
-                )
-        except BaseExceptionGroup as group_error:
-            raise _first_cause(group_error) from group_error
-        done = {disk_id: read.result() for disk_id, read in reads.items()}
-        for one in done.values():
-            self.totals = self.totals.plus(one.totals)
-        return done, configuration.result().root if configuration is not None else b""
-
-    async def _read_disk(
-        self, target: TargetRun, disk: DiskSource, previous: PointDisk | None, granted_server: str | None
-    ) -> DiskDone:
-        task = self._tasks.get(disk.name)
-        if task is None:
-            raise InvalidValue(f"{self._name}: the snapshot has a disk {disk.name} that the inventory does not have")
-        if granted_server is None:
-            demand = further_disk_demand(
-                self._context.session,
-                task,
-                modes=self._modes(),
-                repository=self._parts.repository,
-                repository_server=self._parts.repository_server,
-            )
-            granted_server = (await self._context.leases.acquire(demand)).server
-        job = self._parts.job
-        known = previous if previous is not None else PointDisk(disk.disk_id, disk.name, 0, b"")
-        work = SourceWork(
-            task_id=task.task_id,
-            kind="disk",
-            source=disk.source,
-            endpoint=NO_ENDPOINT,
-            size_bytes=disk.size_bytes,
-            since=disk.since,
-            previous_root=known.root,
-            previous_size_bytes=known.size_bytes,
-            block_size_bytes=job.block_size_bytes,
-            compression=job.compression,
-            damaged=target.ready.damaged,
-            audit_seed=len(target.points),
-        )
-        try:
-            done = await self._tried_again(target, task, work, server=granted_server)
-        finally:
-            self._context.leases.release(task.task_id)
-        for warning in done.warnings:
-            self._parts.warnings.add(warning, machine=self._name, disk=disk.name)
-        return done
-
-    async def _read_configuration(self, target: TargetRun, snapshot: Snapshot) -> DiskDone:
-        task = self._tasks[CONFIGURATION]
-        if snapshot.configuration is None:
-            raise InvalidValue(f"{self._name}: no configuration to read")
-        work = SourceWork(
-            task_id=task.task_id,
-            kind="configuration",
-            source=snapshot.configuration,
-            endpoint=NO_ENDPOINT,
-            block_size_bytes=self._parts.job.block_size_bytes,
-            compression=self._parts.job.compression,
-        )
-        return await self._tried_again(target, task, work, server="")
-
-    async def _tried_again(self, target: TargetRun, task: Task, work: SourceWork, *, server: str) -> DiskDone:
-        context = self._context
-        for left in reversed(range(DISK_ATTEMPTS)):
-            attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-            work = msgspec.structs.replace(work, endpoint=await target.expect(task.task_id, attempt))
-            context.catalog.update_task(
-                task.task_id, state="running", reason="", server=server, attempt=attempt, started=time.time()
-            )
-            try:
-                done = await run_mover(
-                    context.crew,
-                    "source",
-                    work,
-                    machine=self._name,
-                    disk=task.disk,
-                    log=context.log,
-                    progress=lambda message: context.live.update(task.task_id, message),
-                )
-            except VbrError as error:
-                error = target.lost or error
-                context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
-                context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
-                if not left or not error.retryable or target.lost is not None or context.stop.now.is_set():
-                    raise error from error.__cause__
-            else:
-                if not isinstance(done, DiskDone):
-                    raise MoverLost(f"{self._name}/{task.disk}: the mover ended without a result")
-                context.catalog.update_task(
-                    task.task_id, state="done", reason="", error=None, totals=done.totals, ended=time.time()
-                )
-                return done
-        raise MoverLost(f"{self._name}/{task.disk}: no attempt left")
-
     # --- the point ------------------------------------------------------------------------------
 
     def _point(
@@ -375,17 +211,14 @@ class MachineBackup:
         )
 
 
+def _sum(done: Iterable[DiskDone]) -> Totals:
+    totals = Totals()
+    for one in done:
+        totals = totals.plus(one.totals)
+    return totals
+
+
 def _base_disks(point: Point | None) -> tuple[BaseDisk, ...]:
     if point is None:
         return ()
     return tuple(BaseDisk(disk.disk_id, disk.size_bytes, disk.change_id) for disk in point.disks if disk.change_id)
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the expected error of a group, else whatever ended it."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return _first_cause(error)
-        if isinstance(error, VbrError):
-            return error
-    return group.exceptions[0]

@@ -10,11 +10,10 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-import psutil
-
 from vbrcore.api.client import Client
 from vbrcore.api.home import Home
 from vbrcore.catalog.catalog import Catalog
+from vbrcore.catalog.processes import process_started
 from vbrcore.manager.backup import run_backup
 from vbrcore.manager.cleanup import run_cleanup
 from vbrcore.manager.context import Context
@@ -68,10 +67,10 @@ def main(argv: Sequence[str]) -> int:
 
 async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog) -> Outcome:
     """Run the session's kind; any exception becomes its result."""
-    catalog.begin_session(session.session_id, os.getpid(), psutil.Process().create_time())
+    catalog.begin_session(session.session_id, os.getpid(), process_started(os.getpid()) or 0.0)
     session = catalog.session(session.session_id)
     log.info(f"session of {session.name} begins ({session.kind})")
-    client = Client(home, start=False)
+    client = Client(home, start=False, timeout_s=5.0)  # a service that hangs must not hold up the session
     stop = StopWatch(catalog, session.session_id)
     live = LiveReporter(client, session.session_id)
     crew = Crew(session, log)
