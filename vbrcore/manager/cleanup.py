@@ -1,14 +1,12 @@
 """Undoes what dead sessions left on hypervisors, from the journal. Runs as a session of its own."""
 
-import asyncio
-
 import msgspec
 
 from vbrcore.catalog.catalog import JournalRow
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.journal import RESTORE, RestoreEntry, SnapshotEntry
-from vbrcore.manager.outcome import chain_points
+from vbrcore.manager.outcome import committed_point
 from vbrcore.manager.report import Outcome
 from vbrcore.model.errors import VbrError
 
@@ -44,6 +42,5 @@ async def _undo(context: Context, connections: dict[str, Connection], row: Journ
         return
     entry = msgspec.msgpack.decode(row.payload, type=SnapshotEntry)
     repository = context.catalog.repository(entry.repository_id)
-    points = await asyncio.to_thread(chain_points, repository, entry.directory)
-    committed = any(point.point_id == entry.point_id for point in points)
-    await connection.call(connection.hypervisor.release_snapshot, entry.plan, committed=committed)
+    committed = await committed_point(repository, entry.directory, entry.point_id)
+    await connection.call(connection.hypervisor.release_snapshot, entry.plan, committed=committed is not None)

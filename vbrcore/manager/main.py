@@ -18,10 +18,11 @@ from vbrcore.manager.backup import run_backup
 from vbrcore.manager.cleanup import run_cleanup
 from vbrcore.manager.context import Context
 from vbrcore.manager.crew import Crew
+from vbrcore.manager.delete import run_delete
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
 from vbrcore.manager.log import SessionLog, closing_line
-from vbrcore.manager.recover import run_delete, run_restore_disk, run_restore_machine, run_verify
+from vbrcore.manager.recover import run_restore_disk, run_restore_machine, run_verify
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.stop import StopWatch
 from vbrcore.model.errors import VbrError, info_of

@@ -1,38 +1,22 @@
-"""Sessions over points: restore of a disk or machine, verify, delete."""
+"""Sessions that read points: restore of a disk or a machine, verify."""
 
 import asyncio
-import time
-from collections.abc import Sequence
 
 import msgspec
 
-from vbrcore.api.types import PointDelete, RestoreDisk, RestoreMachine, Verify
+from vbrcore.api.types import RestoreDisk, RestoreMachine, Verify
 from vbrcore.catalog.catalog import StoredPoint
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
-from vbrcore.manager.demands import chain_demand, read_demand
 from vbrcore.manager.journal import RESTORE, RestoreEntry
+from vbrcore.manager.reads import read_configuration, run_disks
 from vbrcore.manager.report import Outcome
-from vbrcore.manager.source import run_mover
-from vbrcore.manager.target import Target
-from vbrcore.model.errors import DataCorrupt, NotFound, ProtocolError, VbrError, error_from
-from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import Repository
+from vbrcore.model.errors import DataCorrupt, NotFound, VbrError, error_from
 from vbrcore.model.point import PointDisk
-from vbrcore.model.session import Task, Totals
-from vbrcore.mover.messages import (
-    Configuration,
-    Failed,
-    Log,
-    ReadConfiguration,
-    RestoreDone,
-    RestoreWork,
-    TargetWork,
-)
+from vbrcore.model.session import Totals
+from vbrcore.mover.messages import RestoreDone
 from vbrcore.plugins import api
 from vbrcore.restore.export import export_sink, stream_sink
-
-_ATTEMPTS = 3
 
 
 async def run_restore_disk(context: Context) -> Outcome:
@@ -45,7 +29,7 @@ async def run_restore_disk(context: Context) -> Outcome:
     else:
         sink = export_sink(request.output, request.format, disk.size_bytes)
     # A stream cannot be rewound and a new file is made exclusively: neither is tried again by itself.
-    done = await _run_disks(context, stored, {disk.disk_id: sink}, attempts=1)
+    done = await run_disks(context, stored, {disk.disk_id: sink}, attempts=1)
     return _outcome(stored, done, ())
 
 
@@ -54,9 +38,9 @@ async def run_verify(context: Context) -> Outcome:
     request = msgspec.convert(context.session.request, Verify)
     stored = context.catalog.point(request.point)
     sinks: dict[str, api.SinkSpec | None] = {disk.disk_id: None for disk in stored.point.disks}
-    done = await _run_disks(context, stored, sinks, deep=request.deep)
+    done = await run_disks(context, stored, sinks, deep=request.deep)
     if stored.point.configuration:
-        await _configuration(context, stored)
+        await read_configuration(context, stored)
     return _outcome(stored, done, ())
 
 
@@ -71,7 +55,7 @@ async def run_restore_machine(context: Context) -> Outcome:
         wanted = api.RestoreRequest(
             name=request.name,
             configuration_plugin=stored.point.plugin,
-            configuration=await _configuration(context, stored) if stored.point.configuration else b"",
+            configuration=await read_configuration(context, stored) if stored.point.configuration else b"",
             disks=tuple(api.RestoreDisk(disk.disk_id, disk.name, disk.size_bytes) for disk in stored.point.disks),
             options=request.options,
         )
@@ -82,7 +66,7 @@ async def run_restore_machine(context: Context) -> Outcome:
             context.session.session_id, row.hypervisor_id, RESTORE, msgspec.msgpack.encode(RestoreEntry(plan))
         )
         try:
-            done = await _run_disks(context, stored, dict(plan.sinks), attempts=1)
+            done = await run_disks(context, stored, dict(plan.sinks), attempts=1)
             outcome = _outcome(stored, done, warnings.all())
             if outcome.error is not None:
                 raise error_from(outcome.error)
@@ -101,195 +85,12 @@ async def run_restore_machine(context: Context) -> Outcome:
         await connection.close()
 
 
-async def run_delete(context: Context) -> Outcome:
-    """Forget points: contents lists without them. Blocks that only they needed are given back by retention."""
-    request = msgspec.convert(context.session.request, PointDelete)
-    by_chain: dict[tuple[str, str], list[StoredPoint]] = {}
-    for point_id in request.points:
-        stored = context.catalog.point(point_id)
-        by_chain.setdefault((stored.repository_id, stored.directory), []).append(stored)
-    stored_bytes = 0
-    for (repository_id, directory), points in by_chain.items():
-        repository = context.catalog.repository(repository_id)
-        await context.leases.acquire(chain_demand(context.session, repository, directory))
-        stored_bytes += await _forget(context, repository, directory, points)
-    return Outcome(totals=Totals(stored_bytes=stored_bytes))
-
-
-async def _forget(context: Context, repository: Repository, directory: str, points: Sequence[StoredPoint]) -> int:
-    first = points[0].point
-    work = TargetWork(
-        repository_path=repository.path,
-        repository_id=repository.repository_id,
-        reserve_bytes=repository.reserve_bytes,
-        directory=directory,
-        job_id=first.job_id,
-        job_name=first.job_name,
-        session_id=context.session.session_id,
-        created=context.session.created,
-        block_size_bytes=first.block_size_bytes,
-        index_directory=str(context.home / "cache" / "index" / repository.repository_id),
-    )
-    target = Target(context.crew, work, context.log)
-    try:
-        run = await target.ready()
-        await run.forget(tuple(stored.point.point_id for stored in points))
-        await target.seal()
-        gone = {stored.point.point_id for stored in points}
-        left = tuple(point for point in run.points if point.point_id not in gone)
-        context.catalog.replace_points(repository.repository_id, first.job_id, directory, left)
-        return target.stored_bytes
-    finally:
-        await target.kill()
-
-
 def _disk(stored: StoredPoint, name: str) -> PointDisk:
     for disk in stored.point.disks:
         if name in {disk.name, disk.disk_id}:
             return disk
     names = ", ".join(disk.name for disk in stored.point.disks)
     raise NotFound(f"point {stored.point.point_id} has no disk {name}; it has {names}")
-
-
-async def _run_disks(
-    context: Context,
-    stored: StoredPoint,
-    sinks: dict[str, api.SinkSpec] | dict[str, api.SinkSpec | None],
-    *,
-    deep: bool = False,
-    attempts: int = _ATTEMPTS,
-) -> dict[str, RestoreDone | VbrError]:
-    """Run one restore mover per disk, side by side as slots allow; an error is that disk's result."""
-    names = {disk.disk_id: disk for disk in stored.point.disks}
-    tasks = {
-        disk_id: Task(
-            task_id=new_id(),
-            session_id=context.session.session_id,
-            machine=stored.point.machine,
-            disk=names[disk_id].name,
-            size_bytes=names[disk_id].size_bytes,
-            created=time.time(),
-        )
-        for disk_id in sinks
-    }
-    context.catalog.add_tasks(list(tasks.values()))
-    results = await asyncio.gather(
-        *(
-            _run_disk(context, stored, disk_id, tasks[disk_id], sink, deep=deep, attempts=attempts)
-            for disk_id, sink in sinks.items()
-        )
-    )
-    return dict(zip(sinks, results, strict=True))
-
-
-async def _run_disk(
-    context: Context,
-    stored: StoredPoint,
-    disk_id: str,
-    task: Task,
-    sink: api.SinkSpec | None,
-    *,
-    deep: bool,
-    attempts: int,
-) -> RestoreDone | VbrError:
-    catalog = context.catalog
-    repository = catalog.repository(stored.repository_id)
-    work = RestoreWork(
-        task_id=task.task_id,
-        repository_path=repository.path,
-        repository_id=repository.repository_id,
-        directory=stored.directory,
-        point_id=stored.point.point_id,
-        disk_id=disk_id,
-        sink=sink,
-        deep=deep,
-    )
-    try:
-        server = catalog.server_by_name(repository.server)
-        await context.leases.acquire(read_demand(context.session, task, repository, server))
-        try:
-            done = await _attempts(context, task, work, attempts, server.name)
-        finally:
-            context.leases.release(task.task_id)
-    except VbrError as error:
-        catalog.update_task(task.task_id, state="failed", error=error.info(), reason="", ended=time.time())
-        context.log.error(f"{error.code}: {error}", machine=task.machine, disk=task.disk, task_id=task.task_id)
-        return error
-    catalog.update_task(task.task_id, state="done", totals=done.totals, reason="", error=None, ended=time.time())
-    return done
-
-
-async def _attempts(context: Context, task: Task, work: RestoreWork, attempts: int, server: str) -> RestoreDone:
-    for left in reversed(range(attempts)):
-        context.catalog.update_task(
-            task.task_id, state="running", reason="", server=server, attempt=attempts - left, started=time.time()
-        )
-        try:
-            done = await _until_stopped(context, task, work)
-        except VbrError as error:
-            if not left or not error.retryable or context.stop.requested.is_set():
-                raise
-            context.log.warning(f"tried again: {error}", machine=task.machine, disk=task.disk, task_id=task.task_id)
-        else:
-            return done
-    raise ProtocolError(f"{task.machine}/{task.disk}: no attempt left")
-
-
-async def _until_stopped(context: Context, task: Task, work: RestoreWork) -> RestoreDone:
-    """Run the mover; a request to stop ends it, because a restore is not half done gracefully."""
-    running = asyncio.create_task(
-        run_mover(
-            context.crew,
-            "restore",
-            work,
-            machine=task.machine,
-            disk=task.disk,
-            log=context.log,
-            progress=lambda message: context.live.update(task.task_id, message),
-        )
-    )
-    stopping = asyncio.create_task(context.stop.requested.wait())
-    lost = asyncio.create_task(context.leases.lost.wait())
-    try:
-        await asyncio.wait((running, stopping, lost), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            context.stop.requested.set()
-            context.stop.check()
-        done = await running
-    finally:
-        stopping.cancel()
-        lost.cancel()
-    if not isinstance(done, RestoreDone):
-        raise ProtocolError(f"{task.machine}/{task.disk}: the mover said {type(done).__name__} for a restore")
-    return done
-
-
-async def _configuration(context: Context, stored: StoredPoint) -> bytes:
-    repository = context.catalog.repository(stored.repository_id)
-    handle = await context.crew.start("restore", task_id="", disk=f"{stored.point.machine}/configuration")
-    try:
-        await handle.send(
-            ReadConfiguration(
-                repository_path=repository.path,
-                repository_id=repository.repository_id,
-                directory=stored.directory,
-                point_id=stored.point.point_id,
-            )
-        )
-        while True:
-            match await handle.receive():
-                case Configuration(data=data):
-                    return data
-                case Failed(error=error):
-                    raise error_from(error)
-                case Log(level=level, message=text):
-                    context.log.write(level, text, kind="mover", pid=handle.pid)
-                case _:
-                    continue
-    finally:
-        await handle.kill()
 
 
 def _outcome(stored: StoredPoint, done: dict[str, RestoreDone | VbrError], warnings: tuple[str, ...]) -> Outcome:

@@ -1,0 +1,57 @@
+"""A session that deletes points: the target mover writes contents lists without them."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from vbrcore.api.types import PointDelete
+from vbrcore.catalog.catalog import StoredPoint
+from vbrcore.manager.context import Context
+from vbrcore.manager.demands import chain_demand
+from vbrcore.manager.report import Outcome
+from vbrcore.manager.target import Target
+from vbrcore.model.inventory import Repository
+from vbrcore.model.session import Totals
+from vbrcore.mover.messages import TargetWork
+
+
+async def run_delete(context: Context) -> Outcome:
+    """Forget points: contents lists without them. Blocks that only they needed are given back by retention."""
+    request = msgspec.convert(context.session.request, PointDelete)
+    by_chain: dict[tuple[str, str], list[StoredPoint]] = {}
+    for point_id in request.points:
+        stored = context.catalog.point(point_id)
+        by_chain.setdefault((stored.repository_id, stored.directory), []).append(stored)
+    stored_bytes = 0
+    for (repository_id, directory), points in by_chain.items():
+        repository = context.catalog.repository(repository_id)
+        await context.leases.acquire(chain_demand(context.session, repository, directory))
+        stored_bytes += await _forget(context, repository, directory, points)
+    return Outcome(totals=Totals(stored_bytes=stored_bytes))
+
+
+async def _forget(context: Context, repository: Repository, directory: str, points: Sequence[StoredPoint]) -> int:
+    first = points[0].point
+    work = TargetWork(
+        repository_path=repository.path,
+        repository_id=repository.repository_id,
+        reserve_bytes=repository.reserve_bytes,
+        directory=directory,
+        job_id=first.job_id,
+        job_name=first.job_name,
+        session_id=context.session.session_id,
+        created=context.session.created,
+        block_size_bytes=first.block_size_bytes,
+        index_directory=str(context.home / "cache" / "index" / repository.repository_id),
+    )
+    target = Target(context.crew, work, context.log)
+    try:
+        run = await target.ready()
+        await run.forget(tuple(stored.point.point_id for stored in points))
+        await target.seal()
+        gone = {stored.point.point_id for stored in points}
+        left = tuple(point for point in run.points if point.point_id not in gone)
+        context.catalog.replace_points(repository.repository_id, first.job_id, directory, left)
+        return target.stored_bytes
+    finally:
+        await target.kill()

@@ -1,0 +1,157 @@
+"""Restore movers over the disks of a point: one per disk, side by side as slots allow."""
+
+import asyncio
+import time
+
+from vbrcore.catalog.catalog import StoredPoint
+from vbrcore.manager.context import Context
+from vbrcore.manager.demands import read_demand
+from vbrcore.manager.source import run_mover
+from vbrcore.model.errors import ProtocolError, VbrError, error_from
+from vbrcore.model.ids import new_id
+from vbrcore.model.session import Task
+from vbrcore.mover.messages import Configuration, Failed, Log, ReadConfiguration, RestoreDone, RestoreWork
+from vbrcore.plugins import api
+
+_ATTEMPTS = 3
+
+
+async def run_disks(
+    context: Context,
+    stored: StoredPoint,
+    sinks: dict[str, api.SinkSpec] | dict[str, api.SinkSpec | None],
+    *,
+    deep: bool = False,
+    attempts: int = _ATTEMPTS,
+) -> dict[str, RestoreDone | VbrError]:
+    """Run one restore mover per disk, side by side as slots allow; an error is that disk's result."""
+    names = {disk.disk_id: disk for disk in stored.point.disks}
+    tasks = {
+        disk_id: Task(
+            task_id=new_id(),
+            session_id=context.session.session_id,
+            machine=stored.point.machine,
+            disk=names[disk_id].name,
+            size_bytes=names[disk_id].size_bytes,
+            created=time.time(),
+        )
+        for disk_id in sinks
+    }
+    context.catalog.add_tasks(list(tasks.values()))
+    results = await asyncio.gather(
+        *(
+            _run_disk(context, stored, disk_id, tasks[disk_id], sink, deep=deep, attempts=attempts)
+            for disk_id, sink in sinks.items()
+        )
+    )
+    return dict(zip(sinks, results, strict=True))
+
+
+async def _run_disk(
+    context: Context,
+    stored: StoredPoint,
+    disk_id: str,
+    task: Task,
+    sink: api.SinkSpec | None,
+    *,
+    deep: bool,
+    attempts: int,
+) -> RestoreDone | VbrError:
+    catalog = context.catalog
+    repository = catalog.repository(stored.repository_id)
+    work = RestoreWork(
+        task_id=task.task_id,
+        repository_path=repository.path,
+        repository_id=repository.repository_id,
+        directory=stored.directory,
+        point_id=stored.point.point_id,
+        disk_id=disk_id,
+        sink=sink,
+        deep=deep,
+    )
+    try:
+        server = catalog.server_by_name(repository.server)
+        await context.leases.acquire(read_demand(context.session, task, repository, server))
+        try:
+            done = await _attempts(context, task, work, attempts, server.name)
+        finally:
+            context.leases.release(task.task_id)
+    except VbrError as error:
+        catalog.update_task(task.task_id, state="failed", error=error.info(), reason="", ended=time.time())
+        context.log.error(f"{error.code}: {error}", machine=task.machine, disk=task.disk, task_id=task.task_id)
+        return error
+    catalog.update_task(task.task_id, state="done", totals=done.totals, reason="", error=None, ended=time.time())
+    return done
+
+
+async def _attempts(context: Context, task: Task, work: RestoreWork, attempts: int, server: str) -> RestoreDone:
+    for left in reversed(range(attempts)):
+        context.catalog.update_task(
+            task.task_id, state="running", reason="", server=server, attempt=attempts - left, started=time.time()
+        )
+        try:
+            done = await _until_stopped(context, task, work)
+        except VbrError as error:
+            if not left or not error.retryable or context.stop.requested.is_set():
+                raise
+            context.log.warning(f"tried again: {error}", machine=task.machine, disk=task.disk, task_id=task.task_id)
+        else:
+            return done
+    raise ProtocolError(f"{task.machine}/{task.disk}: no attempt left")
+
+
+async def _until_stopped(context: Context, task: Task, work: RestoreWork) -> RestoreDone:
+    """Run the mover; a request to stop ends it, because a restore is not half done gracefully."""
+    running = asyncio.create_task(
+        run_mover(
+            context.crew,
+            "restore",
+            work,
+            machine=task.machine,
+            disk=task.disk,
+            log=context.log,
+            progress=lambda message: context.live.update(task.task_id, message),
+        )
+    )
+    stopping = asyncio.create_task(context.stop.requested.wait())
+    lost = asyncio.create_task(context.leases.lost.wait())
+    try:
+        await asyncio.wait((running, stopping, lost), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            context.stop.requested.set()
+            context.stop.check()
+        done = await running
+    finally:
+        stopping.cancel()
+        lost.cancel()
+    if not isinstance(done, RestoreDone):
+        raise ProtocolError(f"{task.machine}/{task.disk}: the mover said {type(done).__name__} for a restore")
+    return done
+
+
+async def read_configuration(context: Context, stored: StoredPoint) -> bytes:
+    repository = context.catalog.repository(stored.repository_id)
+    handle = await context.crew.start("restore", task_id="", disk=f"{stored.point.machine}/configuration")
+    try:
+        await handle.send(
+            ReadConfiguration(
+                repository_path=repository.path,
+                repository_id=repository.repository_id,
+                directory=stored.directory,
+                point_id=stored.point.point_id,
+            )
+        )
+        while True:
+            match await handle.receive():
+                case Configuration(data=data):
+                    return data
+                case Failed(error=error):
+                    raise error_from(error)
+                case Log(level=level, message=text):
+                    context.log.write(level, text, kind="mover", pid=handle.pid)
+                case _:
+                    continue
+    finally:
+        await handle.kill()
