@@ -61,6 +61,8 @@ class Home:
 
     def socket(self) -> Path:
         """Return where the service of this home listens, as noted by it."""
+        if self.path == SYSTEM_HOME and SYSTEM_SOCKET.exists():
+            return SYSTEM_SOCKET
         try:
             return Path(self.socket_note.read_text(encoding="utf-8").strip())
         except OSError:  # no note, or none that we may read: the normal place, whose own error is the clearer one

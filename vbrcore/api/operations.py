@@ -24,16 +24,12 @@ class Operation(msgspec.Struct, Generic[Req, Rep], frozen=True):
 
 
 HYPERVISOR_ADD = Operation("hypervisor_add", "POST", "/v1/hypervisors", t.HypervisorAdd, t.HypervisorView)
-HYPERVISOR_LIST = Operation(
-    "hypervisor_list", "GET", "/v1/hypervisors", t.Nothing, tuple[t.HypervisorView, ...]
-)
+HYPERVISOR_LIST = Operation("hypervisor_list", "GET", "/v1/hypervisors", t.Nothing, tuple[t.HypervisorView, ...])
 HYPERVISOR_SHOW = Operation("hypervisor_show", "GET", "/v1/hypervisor", t.ByName, t.HypervisorView)
 HYPERVISOR_REMOVE = Operation("hypervisor_remove", "DELETE", "/v1/hypervisor", t.Remove, t.Nothing)
 
 REPOSITORY_ADD = Operation("repository_add", "POST", "/v1/repositories", t.RepositoryAdd, t.RepositoryView)
-REPOSITORY_LIST = Operation(
-    "repository_list", "GET", "/v1/repositories", t.Nothing, tuple[t.RepositoryView, ...]
-)
+REPOSITORY_LIST = Operation("repository_list", "GET", "/v1/repositories", t.Nothing, tuple[t.RepositoryView, ...])
 REPOSITORY_SHOW = Operation("repository_show", "GET", "/v1/repository", t.ByName, t.RepositoryView)
 REPOSITORY_REMOVE = Operation("repository_remove", "DELETE", "/v1/repository", t.Remove, t.Nothing)
 
@@ -41,9 +37,7 @@ SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[t.
 PLUGIN_LIST = Operation("plugin_list", "GET", "/v1/plugins", t.Nothing, tuple[t.PluginView, ...])
 
 CREDENTIAL_ADD = Operation("credential_add", "POST", "/v1/credentials", t.CredentialAdd, t.CredentialView)
-CREDENTIAL_LIST = Operation(
-    "credential_list", "GET", "/v1/credentials", t.Nothing, tuple[t.CredentialView, ...]
-)
+CREDENTIAL_LIST = Operation("credential_list", "GET", "/v1/credentials", t.Nothing, tuple[t.CredentialView, ...])
 CREDENTIAL_REMOVE = Operation("credential_remove", "DELETE", "/v1/credential", t.ByName, t.Nothing)
 
 JOB_CREATE = Operation("job_create", "POST", "/v1/jobs", t.JobCreate, t.JobView)
@@ -64,9 +58,7 @@ POINT_LIST = Operation("point_list", "GET", "/v1/points", t.PointQuery, tuple[t.
 POINT_SHOW = Operation("point_show", "GET", "/v1/point", t.ByName, t.PointView)
 POINT_DELETE = Operation("point_delete", "DELETE", "/v1/points", t.PointDelete, t.SessionStarted)
 RESTORE_DISK = Operation("restore_disk", "POST", "/v1/restore/disk", t.RestoreDisk, t.SessionStarted)
-RESTORE_MACHINE = Operation(
-    "restore_machine", "POST", "/v1/restore/machine", t.RestoreMachine, t.SessionStarted
-)
+RESTORE_MACHINE = Operation("restore_machine", "POST", "/v1/restore/machine", t.RestoreMachine, t.SessionStarted)
 VERIFY = Operation("verify", "POST", "/v1/verify", t.Verify, t.SessionStarted)
 
 SERVICE_SHOW = Operation("service_show", "GET", "/v1/service", t.Nothing, t.ServiceView)

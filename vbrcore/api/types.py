@@ -178,7 +178,10 @@ class SessionQuery(msgspec.Struct, frozen=True):
 
 
 class TaskView(msgspec.Struct, frozen=True):
-    """A disk in a session: where it is, what it waits for. `busy`: share of time per stage (0 to 1)."""
+    """A disk in a session: where it is, what it waits for. `busy`: share of time per stage (0 to 1).
+
+    `reason` is machine-readable, `detail` says it for people, `place` is that in the queue (from 1; 0: does not wait).
+    """
 
     task_id: str
     machine: str
@@ -195,6 +198,8 @@ class TaskView(msgspec.Struct, frozen=True):
     busy: dict[str, float] = {}
     error: ErrorInfo | None = None
     warnings: tuple[str, ...] = ()
+    detail: str = ""
+    place: int = 0
 
 
 class SessionView(msgspec.Struct, frozen=True):
@@ -212,6 +217,8 @@ class SessionView(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     error: ErrorInfo | None
     tasks: tuple[TaskView, ...] = ()
+    detail: str = ""
+    place: int = 0
 
 
 class LogQuery(msgspec.Struct, frozen=True):

@@ -86,19 +86,22 @@ class LeaseRows(Rows):
         rows = self._database.rows(f"SELECT session_id, expires - {NOW} AS left FROM holders")  # noqa: S608
         return {row["session_id"]: row["left"] for row in rows}
 
+    def grant_grace(self) -> None:
+        """Let no lease end before a whole `LEASE_S` from now: its holder may have had nobody to tell that it lives."""
+        with self._database.write() as connection:
+            connection.execute(f"UPDATE holders SET expires = max(expires, {NOW} + ?)", (LEASE_S,))  # noqa: S608
+
     def extend_leases(self, seconds: float) -> None:
         """Move all ends of leases: the clock jumped, and nobody is to lose a lease by that."""
         with self._database.write() as connection:
             connection.execute("UPDATE holders SET expires = expires + ?", (seconds,))
 
-    def end_expired(self) -> tuple[str, ...]:
-        """End the leases that nobody renewed in time; return their sessions."""
-        sql = f"SELECT session_id FROM holders WHERE expires < {NOW}"  # noqa: S608
-        if self._database.row(sql) is None:
-            return ()
+    def end_expired(self, session_id: str) -> bool:
+        """End the lease of a session if nobody renewed it in time; return whether it was ended."""
         with self._database.write() as connection:
-            expired = tuple(row["session_id"] for row in connection.execute(sql).fetchall())
-            for session_id in expired:
+            sql = f"SELECT 1 FROM holders WHERE session_id = ? AND expires < {NOW}"  # noqa: S608
+            expired = connection.execute(sql, (session_id,)).fetchone() is not None
+            if expired:
                 _forget(connection, session_id)
         return expired
 

@@ -37,8 +37,8 @@ class SessionRows(Rows):
         return tuple(_SESSIONS.struct(row) for row in self._database.rows(f"{_LIVE} ORDER BY created"))
 
     def live_session_of(self, job_id: str) -> Session | None:
-        """Return the living session of a job, if any."""
-        found = self._database.row(f"{_LIVE} AND job_id = ? ORDER BY created LIMIT 1", (job_id,))
+        """Return the living backup of a job, if any."""
+        found = self._database.row(f"{_LIVE} AND job_id = ? AND kind = 'backup' LIMIT 1", (job_id,))
         return None if found is None else _SESSIONS.struct(found)
 
     def sessions(self, *, job_id: str = "", before: float | None = None, limit: int = 100) -> tuple[Session, ...]:

@@ -191,6 +191,13 @@ class MoverLost(VbrError):
     retryable = True
 
 
+class ManagerLost(VbrError):
+    code = "manager_lost"
+    exit_code = 19
+    hint = "The job manager ended without a result; points that were committed before stay. Run the job again."
+    retryable = True
+
+
 class TransportLost(VbrError):
     code = "transport_lost"
     exit_code = 19

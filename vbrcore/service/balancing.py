@@ -1,0 +1,63 @@
+"""The balancer's shell: what there is room for, from the inventory and the state of the repositories."""
+
+import functools
+import os
+from pathlib import Path
+
+from vbrcore.balancer.decide import Capacities, Closed, decide
+from vbrcore.catalog.catalog import Catalog
+from vbrcore.model.errors import CanNeverRun, VbrError
+from vbrcore.model.inventory import Repository, Server
+from vbrcore.storage.repository import open_repository, repository_space
+
+
+def default_slots() -> int:
+    """Return how many tasks this machine takes part in at once: as many as it has cores, at least 2.
+
+    A task costs one unit of the host budget also where this machine is proxy and repository, so 2 cores run 2 disks.
+    """
+    return max(2, os.cpu_count() or 2)
+
+
+def balance(catalog: Catalog) -> int:
+    """Grant what fits; return how many grants were made."""
+    if not catalog.waiting():
+        return 0
+    limits = _limits(catalog.servers(), catalog.repositories())
+    closed = {f"repository:{one.repository_id}": why for one in catalog.repositories() if (why := _closed(one))}
+    return catalog.balance(functools.partial(decide, Capacities(limits, closed)))
+
+
+def check_can_run(repository: Repository, servers: tuple[Server, ...]) -> None:
+    """Raise `CanNeverRun` where no task of a job could ever have all that it needs."""
+    if repository.slots < 1:
+        raise CanNeverRun(f"repository {repository.name} has no slots")
+    by_name = {server.name: server for server in servers}
+    beside = by_name.get(repository.server)
+    if beside is None or beside.host_budget < 1:
+        raise CanNeverRun(f"the server {repository.server} of repository {repository.name} may take part in no task")
+    if not any("proxy" in one.roles and one.proxy_slots > 0 and one.host_budget > 0 for one in servers):
+        raise CanNeverRun("there is no proxy with a free place")
+
+
+def _limits(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -> dict[str, int]:
+    limits = {f"repository:{repository.repository_id}": repository.slots for repository in repositories}
+    for server in servers:
+        limits[f"host:{server.server_id}"] = server.host_budget
+        limits[f"proxy:{server.server_id}"] = server.proxy_slots if "proxy" in server.roles else 0
+    return limits
+
+
+def _closed(repository: Repository) -> Closed | None:
+    try:
+        open_repository(Path(repository.path), repository.repository_id)
+        space = repository_space(Path(repository.path), repository.reserve_bytes)
+    except VbrError as error:
+        return Closed(error.code, str(error))
+    if space.below_reserve:
+        return Closed(
+            "repository_below_reserve",
+            f"repository {repository.name} has {space.free_bytes} bytes free, less than its reserve of"
+            f" {space.reserve_bytes}",
+        )
+    return None

@@ -1,0 +1,145 @@
+"""Jobs: made, shown, started, stopped, scheduled, deleted."""
+
+import time
+from pathlib import Path
+
+from vbrcore.api import operations, types
+from vbrcore.chain.listing import delete_chain_files
+from vbrcore.model.errors import InvalidValue, NotFound
+from vbrcore.model.ids import new_id
+from vbrcore.model.job import BLOCK_SIZES_BYTES, Job, Schedule
+from vbrcore.service import schedule
+from vbrcore.service.balancing import check_can_run
+from vbrcore.service.repositories import check_confirmed, find_repository
+from vbrcore.service.routes import Call, Routes
+from vbrcore.service.values import check_name, moment
+from vbrcore.storage.repository import open_repository
+
+_NOT_INSTALLED = (
+    "no installed service runs, so nothing starts this job while nobody uses vbrcore: 'service install' changes that"
+)
+
+
+def add_routes(routes: Routes) -> None:
+    routes.add(operations.JOB_CREATE, _create)
+    routes.add(operations.JOB_LIST, _list)
+    routes.add(operations.JOB_SHOW, _show)
+    routes.add(operations.JOB_RUN, _run)
+    routes.add(operations.JOB_STOP, _stop)
+    routes.add(operations.JOB_SCHEDULE, _schedule)
+    routes.add(operations.JOB_DELETE, _delete)
+
+
+def find_job(call: Call, name: str) -> Job:
+    """Return a job by name or id."""
+    catalog = call.service.catalog
+    try:
+        return catalog.job_by_name(name)
+    except NotFound as error:
+        try:
+            return catalog.job(name)
+        except NotFound:
+            raise error from None
+
+
+def _create(call: Call, request: types.JobCreate) -> types.JobView:
+    catalog = call.service.catalog
+    check_name(request.name)
+    if not request.machines or not all(request.machines):
+        raise InvalidValue("a job needs at least one machine or pattern")
+    if request.block_size_bytes not in BLOCK_SIZES_BYTES:
+        allowed = ", ".join(map(str, BLOCK_SIZES_BYTES))
+        raise InvalidValue(f"a block size of {request.block_size_bytes} bytes is not one of {allowed}")
+    repository = find_repository(call, request.repository)
+    check_can_run(repository, catalog.servers())
+    job = Job(
+        job_id=new_id(),
+        name=request.name,
+        hypervisor_id=catalog.hypervisor_by_name(request.hypervisor).hypervisor_id,
+        repository_id=repository.repository_id,
+        machines=request.machines,
+        exclude=request.exclude,
+        block_size_bytes=request.block_size_bytes,
+        compression=request.compression,
+        quiesce=request.quiesce,
+    )
+    catalog.add_job(job)
+    return _view(call, job)
+
+
+def _list(call: Call, _request: types.Nothing) -> tuple[types.JobView, ...]:
+    return tuple(_view(call, job) for job in call.service.catalog.jobs())
+
+
+def _show(call: Call, request: types.ByName) -> types.JobView:
+    return _view(call, find_job(call, request.name))
+
+
+def _run(call: Call, request: types.ByName) -> types.SessionStarted:
+    job = find_job(call, request.name)
+    session = call.service.start_session("backup", job_id=job.job_id, name=job.name, request={})
+    return types.SessionStarted(session.session_id, job.job_id)
+
+
+def _stop(call: Call, request: types.JobStop) -> types.Nothing:
+    """The name is a job's or a session's id: sessions of any kind are stopped by it."""
+    catalog = call.service.catalog
+    try:
+        job = find_job(call, request.name)
+    except NotFound:
+        session_id = catalog.session(request.name).session_id
+    else:
+        session = catalog.live_session_of(job.job_id)
+        if session is None:
+            raise NotFound(f"no session of job {job.name} runs")
+        session_id = session.session_id
+    catalog.request_stop(session_id, now=request.now)
+    return types.Nothing()
+
+
+def _schedule(call: Call, request: types.JobSchedule) -> types.JobView:
+    schedule.check(request.schedule)
+    job = find_job(call, request.name)
+    call.service.catalog.set_schedule(job.job_id, request.schedule, schedule.first_run(request.schedule, time.time()))
+    return _view(call, find_job(call, job.job_id))
+
+
+def _delete(call: Call, request: types.Remove) -> types.Nothing:
+    check_confirmed(request)
+    catalog = call.service.catalog
+    job = find_job(call, request.name)
+    chains = catalog.chains_of(job.job_id) if request.with_backups else frozenset()
+    repositories = {one: catalog.repository(one) for one, _ in chains}
+    storages = {one: open_repository(Path(found.path), one) for one, found in repositories.items()}
+    catalog.remove_job(job.job_id)
+    for repository_id, directory in sorted(chains):
+        delete_chain_files(storages[repository_id], directory)
+        catalog.replace_points(repository_id, job.job_id, directory, ())
+    return types.Nothing()
+
+
+def _view(call: Call, job: Job) -> types.JobView:
+    catalog = call.service.catalog
+    live = catalog.live_session_of(job.job_id)
+    return types.JobView(
+        job_id=job.job_id,
+        name=job.name,
+        hypervisor=catalog.hypervisor(job.hypervisor_id).name,
+        repository=catalog.repository(job.repository_id).name,
+        machines=job.machines,
+        exclude=job.exclude,
+        block_size_bytes=job.block_size_bytes,
+        compression=job.compression,
+        quiesce=job.quiesce,
+        schedule=job.schedule,
+        last_result=catalog.last_results().get(job.job_id),
+        next_run=moment(catalog.next_runs().get(job.job_id)),
+        running=live.session_id if live else None,
+        warnings=_warnings(call, job.schedule),
+    )
+
+
+def _warnings(call: Call, when: Schedule) -> tuple[str, ...]:
+    if when.kind == "none" or not call.service.on_demand:
+        return ()
+    return (_NOT_INSTALLED,)

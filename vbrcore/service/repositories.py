@@ -1,0 +1,131 @@
+"""Repositories: added, shown with their space, removed; their backups only where that is confirmed by name."""
+
+import os
+from pathlib import Path
+
+from vbrcore.api import operations, types
+from vbrcore.chain.listing import delete_chain_files, list_chains
+from vbrcore.model.errors import AlreadyExists, ConfirmationNeeded, InvalidValue, NotFound, VbrError
+from vbrcore.model.ids import new_id
+from vbrcore.model.inventory import Repository
+from vbrcore.service.balancing import default_slots
+from vbrcore.service.defaults import LOCAL_SERVER
+from vbrcore.service.routes import Call, Routes
+from vbrcore.service.values import check_name
+from vbrcore.storage.repository import IDENTITY_NAME, Space, create_repository, open_repository, repository_space
+
+_BACKUP_FILE_ENDING = ".vbf"
+_BLOCK_BYTES = 512  # unit of st_blocks
+
+
+def add_routes(routes: Routes) -> None:
+    routes.add(operations.REPOSITORY_ADD, _add)
+    routes.add(operations.REPOSITORY_LIST, _list)
+    routes.add(operations.REPOSITORY_SHOW, _show)
+    routes.add(operations.REPOSITORY_REMOVE, _remove)
+
+
+def check_confirmed(request: types.Remove) -> None:
+    """Raise `ConfirmationNeeded` unless the name was typed again for deleting backups."""
+    if request.with_backups and request.confirm != request.name:
+        raise ConfirmationNeeded(f"deleting the backups of {request.name} must be confirmed with its name")
+
+
+def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
+    catalog = call.service.catalog
+    check_name(request.name)
+    if any(one.name == request.name for one in catalog.repositories()):
+        raise AlreadyExists(f"there is a repository {request.name} already")
+    slots = default_slots() if request.slots is None else request.slots
+    if slots < 1:
+        raise InvalidValue(f"a repository needs at least one slot, not {slots}")
+    if request.reserve_bytes is not None and request.reserve_bytes < 0:
+        raise InvalidValue(f"a reserve cannot be {request.reserve_bytes} bytes")
+    repository = Repository(
+        repository_id=new_id(),
+        name=request.name,
+        server=LOCAL_SERVER,
+        path=request.path,
+        slots=slots,
+        reserve_bytes=request.reserve_bytes,
+    )
+    create_repository(Path(request.path), repository.repository_id)
+    catalog.add_repository(repository)
+    return _view(call, repository)
+
+
+def _list(call: Call, _request: types.Nothing) -> tuple[types.RepositoryView, ...]:
+    return tuple(_view(call, repository) for repository in call.service.catalog.repositories())
+
+
+def _show(call: Call, request: types.ByName) -> types.RepositoryView:
+    return _view(call, find_repository(call, request.name))
+
+
+def find_repository(call: Call, name: str) -> Repository:
+    """Return a repository by name or id."""
+    try:
+        return call.service.catalog.repository_by_name(name)
+    except NotFound as error:
+        try:
+            return call.service.catalog.repository(name)
+        except NotFound:
+            raise error from None
+
+
+def _remove(call: Call, request: types.Remove) -> types.Nothing:
+    check_confirmed(request)
+    catalog = call.service.catalog
+    repository = find_repository(call, request.name)
+    path = Path(repository.path)
+    # Opened first: what is not mounted cannot be deleted, and must not be forgotten as if it were.
+    storage = open_repository(path, repository.repository_id) if request.with_backups else None
+    catalog.remove_repository(repository.repository_id)
+    if storage is not None:
+        for directory in list_chains(storage):
+            delete_chain_files(storage, directory)
+        storage.remove(IDENTITY_NAME)
+    return types.Nothing()
+
+
+def _view(call: Call, repository: Repository) -> types.RepositoryView:
+    path = Path(repository.path)
+    state, reason, space, stored_bytes, files = "ok", "", Space(0, 0, 0), 0, 0
+    try:
+        open_repository(path, repository.repository_id)
+        space = repository_space(path, repository.reserve_bytes)
+        stored_bytes, files = _stored(path)
+    except VbrError as error:
+        state, reason = "not_mounted", str(error)
+    else:
+        if os.statvfs(path).f_flag & os.ST_RDONLY or not os.access(path, os.W_OK):
+            state, reason = "read_only", f"{path} cannot be written"
+        elif space.below_reserve:
+            state, reason = "below_reserve", "no task starts while less than the reserve is free"
+    return types.RepositoryView(
+        repository_id=repository.repository_id,
+        name=repository.name,
+        server=repository.server,
+        path=repository.path,
+        slots=repository.slots,
+        slots_used=call.service.catalog.usage()[f"repository:{repository.repository_id}"],
+        state=state,
+        reason=reason,
+        size_bytes=space.size_bytes,
+        free_bytes=space.free_bytes,
+        reserve_bytes=space.reserve_bytes,
+        stored_bytes=stored_bytes,
+        files=files,
+    )
+
+
+def _stored(path: Path) -> tuple[int, int]:
+    """Return the bytes that backup files take on the disk, and how many there are."""
+    stored_bytes = files = 0
+    for found in path.rglob(f"*{_BACKUP_FILE_ENDING}"):
+        try:
+            stored_bytes += found.stat().st_blocks * _BLOCK_BYTES
+        except FileNotFoundError:
+            continue  # given back just now
+        files += 1
+    return stored_bytes, files

@@ -1,0 +1,62 @@
+"""When a job is due. Pure but for the time zones."""
+
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from vbrcore.model.errors import InvalidValue
+from vbrcore.model.job import Schedule
+
+SHORTEST_INTERVAL_S = 60
+
+
+def check(schedule: Schedule) -> None:
+    """Raise `InvalidValue` for a schedule that can never be due, or too often."""
+    if schedule.kind == "daily":
+        _time_of_day(schedule.daily)
+        _zone(schedule.zone)
+    if schedule.kind == "every" and schedule.every_s < SHORTEST_INTERVAL_S:
+        raise InvalidValue(f"an interval of {schedule.every_s} s is too short: at least {SHORTEST_INTERVAL_S} s")
+
+
+def first_run(schedule: Schedule, now: float) -> float | None:
+    """Return when a new schedule is first due, in seconds since the epoch; None: never."""
+    return following_run(schedule, now, now)
+
+
+def following_run(schedule: Schedule, due: float, now: float) -> float | None:
+    """Return the first moment after `now` at which a job that was due at `due` is due again.
+
+    Moments that were missed meanwhile are passed over: a job that was due many times runs once.
+    """
+    match schedule.kind:
+        case "none":
+            return None
+        case "every":
+            passed = max(0.0, now - due) // schedule.every_s
+            return due + (passed + 1) * schedule.every_s
+        case "daily":
+            return _next_daily(_time_of_day(schedule.daily), _zone(schedule.zone), now)
+
+
+def _next_daily(at: time, zone: ZoneInfo, now: float) -> float:
+    """A time that a change to summer time leaves out counts as the same distance from midnight in normal time."""
+    day = datetime.fromtimestamp(now, zone).date()
+    while True:
+        moment = datetime.combine(day, at, zone).astimezone(UTC).timestamp()
+        if moment > now:
+            return moment
+        day += timedelta(days=1)
+
+
+def _time_of_day(text: str) -> time:
+    try:
+        return datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 - the zone stands beside it
+    except ValueError as error:
+        raise InvalidValue(f"{text!r} is no time of day of the form HH:MM") from error
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise InvalidValue(f"there is no time zone {name!r}") from error
