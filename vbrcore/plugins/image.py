@@ -211,7 +211,10 @@ def _check(image: ImageFile) -> None:
     """Raise `ImageInvalid` if the tables of an image, or of one below it, are damaged or point beyond its end."""
     if image.format in {"qcow2", "vmdk"}:
         node = image.node() | {"read-only": True, "force-share": True}
-        code, _ = run_qemu_img(["check", "-q", "--", _json(node)], timeout_s=_CHECK_S)
+        try:
+            code, _ = run_qemu_img(["check", "-q", "--", _json(node)], timeout_s=_CHECK_S)
+        except ImageInvalid as error:
+            raise ImageInvalid(f"{image.path} does not pass qemu-img check: {error}") from error
         if code == _CORRUPT:
             raise ImageInvalid(f"{image.path} is damaged or truncated: qemu-img check finds errors")
     if image.backing is not None:

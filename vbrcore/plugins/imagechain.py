@@ -226,8 +226,12 @@ def _vmdk_parents(lines: list[bytes]) -> list[str]:
 
 def _check_vhd_end(path: str) -> None:
     """A VHD ends with its footer; QEMU is content with the copy at the start, and reads what is cut off as zeros."""
-    with open(path, "rb", opener=_open_plain) as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - _SECTOR_BYTES))
-        if file.read(8) != b"conectix":
-            raise ImageInvalid(f"{path} is truncated: it does not end with the footer of a VHD")
+    try:
+        with open(path, "rb", opener=_open_plain) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _SECTOR_BYTES))
+            end = file.read(8)
+    except OSError as error:
+        raise ImageInvalid(f"{path} cannot be read: {error.strerror}") from error
+    if end != b"conectix":
+        raise ImageInvalid(f"{path} is truncated: it does not end with the footer of a VHD")

@@ -162,7 +162,7 @@ def _memory_file() -> Iterator[int]:
 
 
 def _message(descriptor: int) -> str:
-    """Return the end of a program's messages as one line."""
+    """Return the last two lines of a program's messages as one."""
     size = os.fstat(descriptor).st_size
     text = os.pread(descriptor, _MESSAGE_BYTES, max(0, size - _MESSAGE_BYTES)).decode(errors="replace")
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "; ".join([line.strip() for line in text.splitlines() if line.strip()][-2:])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from vbr_images.layout import FoundMachine, examine, find_machines
+from vbr_images.layout import FoundMachine, examine, find_machine, find_machines
 from vbrcore.model.errors import (
     AlreadyExists,
     CapabilityMissing,
@@ -38,7 +38,10 @@ class ImageDirectory:
         self._root = root
 
     def inventory(self) -> Sequence[Machine]:
-        return [self._machine(found) for found in self._find()]
+        try:
+            return [_machine(found) for found in find_machines(self._root)]
+        except OSError as error:
+            raise HypervisorUnreachable(f"{error.filename or self._root} cannot be read: {error.strerror}") from error
 
     def plan_snapshot(self, request: SnapshotRequest) -> SnapshotPlan:
         # The state before the first byte is read: `confirm_snapshot` compares with it.
@@ -48,9 +51,9 @@ class ImageDirectory:
 
     def take_snapshot(self, request: SnapshotRequest, plan: SnapshotPlan) -> Snapshot:  # noqa: ARG002 - freezes nothing
         found = self._found(request.machine)
-        if not found.images:
-            raise ImageInvalid(f"machine {found.name!r} has no image file in {found.directory}")
         disks = examine(found)
+        if not disks:
+            raise ImageInvalid(f"machine {found.name!r} has no image file in {found.directory}")
         sources = [
             DiskSource(
                 disk_id=disk.path.name,
@@ -79,7 +82,7 @@ class ImageDirectory:
 
     def plan_restore(self, request: RestoreRequest) -> RestorePlan:
         name = request.options.get("directory", request.name)
-        if name != Path(name).name or name.startswith(".") or "\0" in name:
+        if not name or name != Path(name).name or name.startswith(".") or "\0" in name:
             raise InvalidValue(f"{name!r} cannot be the name of a machine's directory")
         if os.path.lexists(self._root / name):
             raise AlreadyExists(f"{self._root / name} exists already")
@@ -89,8 +92,12 @@ class ImageDirectory:
         used: set[str] = set()
         for disk in request.disks:
             file_name = _free_name(Path(disk.name).name, used)
-            settings = {"path": str(staging / file_name), "format": "raw", "make_directory": True}
-            sinks[disk.disk_id] = SinkSpec("images", "image", disk.size_bytes, settings)
+            sinks[disk.disk_id] = SinkSpec(
+                "images",
+                "image",
+                disk.size_bytes,
+                {"path": str(staging / file_name), "format": "raw", "make_directory": True},
+            )
         return RestorePlan(name, sinks, {"staging": str(staging), "files": sorted(used)})
 
     def create_machine(self, request: RestoreRequest, plan: RestorePlan) -> str:
@@ -124,21 +131,19 @@ class ImageDirectory:
     def close(self) -> None:
         """There is no connection."""
 
-    def _find(self) -> list[FoundMachine]:
-        try:
-            return find_machines(self._root)
-        except OSError as error:
-            raise HypervisorUnreachable(f"{error.filename or self._root} cannot be read: {error.strerror}") from error
-
     def _found(self, machine: Machine) -> FoundMachine:
-        for found in self._find():
-            if found.machine_id == machine.machine_id:
-                return found
-        raise MachineNotFound(f"there is no machine {machine.name!r} in {self._root}")
+        found = find_machine(self._root, machine.machine_id, machine.name)
+        if found is None:
+            raise MachineNotFound(f"there is no machine {machine.name!r} in {self._root}")
+        return found
 
-    def _machine(self, found: FoundMachine) -> Machine:
+
+def _machine(found: FoundMachine) -> Machine:
+    try:
         disks = [Disk(disk.path.name, disk.path.name, disk.size_bytes) for disk in examine(found)]
-        return Machine(found.machine_id, found.name, tuple(disks))
+    except ImageInvalid:
+        disks = []  # its directory cannot be read: `plan_snapshot` fails with the reason
+    return Machine(found.machine_id, found.name, tuple(disks))
 
 
 def _state(name: str) -> str:

@@ -1,7 +1,7 @@
 """Which files of a directory are machines and disks."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,26 +28,45 @@ class FoundMachine(msgspec.Struct, frozen=True):
     machine_id: str
     name: str
     directory: Path
-    images: tuple[Path, ...]
+    image: Path | None = None  # the one disk of a machine without a sub-directory
 
 
 def find_machines(root: Path) -> list[FoundMachine]:
     """Sub-directories and image files that are no part of another image, by name. Hidden ones are passed over."""
     directories = [entry for entry in _visible(root) if entry.is_dir()]
-    single = _disks_only(_images(root))
+    images = _disks_only(_images(root))
     # A file beside a directory (or another file) of the same name keeps its ending, so that names stay distinct.
-    taken = [entry.name for entry in directories] + [path.stem for path in single]
-    found = [FoundMachine(entry.name, entry.name, entry, tuple(_disks_only(_images(entry)))) for entry in directories]
-    for path in single:
-        name = path.stem if taken.count(path.stem) == 1 else path.name
-        found.append(FoundMachine(path.name, name, root, (path,)))
+    names = [entry.name for entry in directories] + [path.stem for path in images]
+    found = [FoundMachine(entry.name, entry.name, entry) for entry in directories]
+    found += [
+        FoundMachine(path.name, path.stem if names.count(path.stem) == 1 else path.name, root, path) for path in images
+    ]
     return sorted(found, key=lambda machine: machine.machine_id)
 
 
+def find_machine(root: Path, machine_id: str, name: str) -> FoundMachine | None:
+    """Find one machine without looking at the others."""
+    path = root / machine_id
+    if path.name != machine_id or machine_id.startswith("."):
+        return None
+    if path.is_dir():
+        return FoundMachine(machine_id, name, path)
+    if format_of(machine_id) and os.path.lexists(path):
+        return FoundMachine(machine_id, name, root, path)
+    return None
+
+
 def examine(machine: FoundMachine) -> list[FoundDisk]:
-    """Read the headers of a machine's disks. One that cannot be opened has size 0: the mover will say why."""
+    """Read the headers of a machine's disks. One that cannot be opened has size 0: the mover will say why.
+
+    Raises `ImageInvalid` if the machine's directory cannot be read.
+    """
+    try:
+        images = [machine.image] if machine.image is not None else _disks_only(_images(machine.directory))
+    except OSError as error:
+        raise ImageInvalid(f"{machine.directory} cannot be read: {error.strerror}") from error
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda path: _examine(path, machine.directory), machine.images))
+        return list(pool.map(lambda path: _examine(path, machine.directory), images))
 
 
 def _examine(path: Path, directory: Path) -> FoundDisk:
@@ -60,15 +79,17 @@ def _examine(path: Path, directory: Path) -> FoundDisk:
 
 
 def _visible(directory: Path) -> Iterator[Path]:
-    return (entry for entry in sorted(directory.iterdir()) if not entry.name.startswith("."))
+    return (
+        entry for entry in sorted(directory.iterdir()) if not entry.name.startswith(".") and entry.name != "lost+found"
+    )
 
 
 def _images(directory: Path) -> list[Path]:
     return [entry for entry in _visible(directory) if format_of(entry.name) and not entry.is_dir()]
 
 
-def _disks_only(images: Iterable[Path]) -> list[Path]:
-    images = list(images)
+def _disks_only(images: list[Path]) -> list[Path]:
+    """Leave out the files that others of them name as their parts."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         parts = set().union(*pool.map(_parts, images))
     return [path for path in images if os.path.realpath(path) not in parts]
