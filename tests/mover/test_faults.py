@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from vbrcore.model.errors import BlocksMissing, DataCorrupt, MoverLost, SessionStopped, SinkWriteFailed, error_from
+from vbrcore.model.errors import (
+    BlocksMissing,
+    DataCorrupt,
+    MoverLost,
+    SessionStopped,
+    SinkWriteFailed,
+    SourceReadFailed,
+    error_from,
+)
 from vbrcore.mover import messages as m
 from vbrcore.plugins.api import SinkSpec
 
@@ -79,6 +87,19 @@ def test_a_target_that_dies_fails_its_sources_and_its_points_stand(on_line: Any,
         again = (await line.commit(await line.back_up(tmp_path / "b"))).point
         await line.seal()
         assert (await line.restore(again, None, deep=True)).damaged == ()
+
+    on_line(story)
+
+
+def test_a_read_error_ends_the_task_with_its_reason(on_line: Any, tmp_path: Path) -> None:
+    noise_disk(tmp_path / "disk", 20 * MIB)
+
+    async def story(line: Any) -> None:
+        await line.start_target()
+        with pytest.raises(SourceReadFailed, match="cannot read at"):
+            await line.back_up(tmp_path / "disk", settings={"bad_offset": 7 * MIB})
+        done = await line.back_up(tmp_path / "disk", attempt=2)
+        assert (await line.restore((await line.commit(done)).point, None, deep=True)).damaged == ()
 
     on_line(story)
 
@@ -218,8 +239,7 @@ def test_restore_to_a_stream(on_line: Any, tmp_path: Path, tell: Any) -> None:
             writer.close()
 
         server = await asyncio.start_unix_server(receive, path)
-        settings: dict[str, Any] = {"socket": str(path), "token": "secret"}
-        sink = SinkSpec("", "stream", point.disks[0].size_bytes, settings)
+        sink = SinkSpec("", "stream", point.disks[0].size_bytes, {"socket": str(path)}, {"token": "secret"})
         await line.restore(point, sink)
         token, data = await got
         assert token == b"secret\n"

@@ -62,6 +62,7 @@ async def run_backup(context: Context) -> Outcome:
     target = Target(context.crew, work, log)
     try:
         inventory, run = await asyncio.gather(connection.call(connection.hypervisor.inventory), target.ready())
+        log.info(f"{len(inventory)} machines in the inventory; target mover holds the chain, {len(run.points)} points")
         catalog.replace_points(repository.repository_id, job.job_id, directory, run.points)
         selection = select(job, inventory, {point.machine for point in run.points})
         parts = JobParts(
@@ -81,6 +82,7 @@ async def run_backup(context: Context) -> Outcome:
         failures = _selection_failures(context, selection, warnings)
         await _run_all(context, machines)
         await target.seal()
+        log.info("backup file sealed")
         return _outcome(machines, failures, target, warnings)
     finally:
         await target.kill()

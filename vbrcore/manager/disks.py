@@ -197,6 +197,14 @@ class MachineDisks:
             else:
                 if not isinstance(done, DiskDone):
                     raise MoverLost(f"{self._name}/{task.disk}: the mover ended without a result")
+                totals = done.totals
+                context.log.info(
+                    f"read {totals.read_bytes}, audited {totals.audit_bytes},"
+                    f" transferred {totals.transferred_bytes} bytes",
+                    machine=self._name,
+                    disk=task.disk,
+                    task_id=task.task_id,
+                )
                 context.catalog.update_task(
                     task.task_id, state="done", reason="", error=None, totals=done.totals, ended=time.time()
                 )

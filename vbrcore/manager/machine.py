@@ -119,6 +119,7 @@ class MachineBackup:
         try:
             created = time.time()
             snapshot = await connection.call(connection.hypervisor.take_snapshot, request, plan)
+            self._context.log.info(f"snapshot of {len(snapshot.disks)} disks", machine=self._name)
             self._note_snapshot(snapshot)
             done, configuration = await self._disks.read(target, snapshot, base)
             self.totals = _sum(done.values())
@@ -172,6 +173,7 @@ class MachineBackup:
             self._parts.warnings.add(f"snapshot not released, tried again later: {error}", machine=self._name)
             return
         journal.done()
+        self._context.log.info("snapshot released", machine=self._name)
 
     # --- the point ------------------------------------------------------------------------------
 

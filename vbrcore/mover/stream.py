@@ -15,15 +15,15 @@ _ZEROS_BYTES: Final = 1024 * 1024
 class StreamWriter:
     """Writes from several threads are put in order: each waits until all before it are out.
 
-    Settings: `socket` (a path) and `token`, which is sent first, as a line.
+    Setting `socket` (a path), secret `token`, which is sent first, as a line.
     """
 
     ordered = True  # a restore then hands out blocks and holes in the order of the disk
 
     def __init__(self, spec: SinkSpec) -> None:
-        path, token = spec.settings.get("socket"), spec.settings.get("token")
-        if not isinstance(path, str) or not isinstance(token, str) or "\n" in token:
-            raise InvalidValue("a stream sink needs the settings 'socket' and 'token'")
+        path, token = spec.settings.get("socket"), spec.secrets.get("token", "")
+        if not isinstance(path, str) or not token or "\n" in token:
+            raise InvalidValue("a stream sink needs the setting 'socket' and the secret 'token'")
         self._size_bytes = spec.size_bytes
         self._position = 0
         self._failed = False
