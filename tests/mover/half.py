@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vbrcore.model.errors import TrackingLost
+from vbrcore.model.errors import SourceReadFailed, TrackingLost
 from vbrcore.plugins.api import SinkSpec, SourceSpec
 from vbrcore.plugins.mover import Extent
 
@@ -22,6 +22,7 @@ class FileReader:
         self._changes = [tuple(map(int, change.split(","))) for change in changes]
         self._lost = bool(spec.settings.get("tracking_lost"))
         self._pause_s = int(str(spec.settings.get("pause_ms", 0))) / 1000
+        self._bad_offset = int(str(spec.settings.get("bad_offset", -1)))
         self._log = Path(str(spec.settings["log"])) if "log" in spec.settings else None
         self._reads: list[int] = []
         if spec.settings.get("prints"):
@@ -57,6 +58,8 @@ class FileReader:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         time.sleep(self._pause_s)
         self._reads.append(offset)
+        if offset == self._bad_offset:
+            raise SourceReadFailed(f"cannot read at {offset}")
         assert os.preadv(self._fd, [buffer], offset) == len(buffer)
 
     def close(self) -> None:

@@ -28,9 +28,7 @@ def write_disk(path: Path, size_bytes: int, pieces: dict[int, bytes]) -> bytes:
 @pytest.mark.parametrize("compression", ["none", "fast", "high"])
 def test_full_then_restore(on_line: Any, tmp_path: Path, block_size_bytes: int, compression: str) -> None:
     junk, text = noise(1, 3 * MIB), b"some text " * 400_000
-    content = write_disk(
-        tmp_path / "disk", 41 * MIB + 777, {5 * MIB + 100: junk, 20 * MIB: text, 41 * MIB + 5: b"end"}
-    )
+    content = write_disk(tmp_path / "disk", 41 * MIB + 777, {5 * MIB + 100: junk, 20 * MIB: text, 41 * MIB + 5: b"end"})
 
     async def story(line: Any) -> None:
         line.block_size_bytes = block_size_bytes
@@ -164,7 +162,7 @@ def test_resized_disk(on_line: Any, tmp_path: Path) -> None:
     on_line(story)
 
 
-@pytest.mark.parametrize("size_bytes", [1, 4095, MIB, 2 * 1024**4 + 513])
+@pytest.mark.parametrize("size_bytes", [0, 1, 4095, MIB, 2 * 1024**4 + 513])
 def test_empty_and_huge_sparse_disks(on_line: Any, tmp_path: Path, size_bytes: int) -> None:
     disk = tmp_path / "disk"
     with disk.open("wb") as file:

@@ -8,7 +8,8 @@ import os
 import queue
 import threading
 import time
-from typing import BinaryIO, Literal
+from io import FileIO, RawIOBase
+from typing import Literal
 
 import msgspec
 
@@ -37,14 +38,20 @@ def frame_of(body: bytes) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def read_frame(stream: BinaryIO) -> bytes | None:
+def read_frame(stream: RawIOBase) -> bytes | None:
     """Return the next body, or None at the end of the stream (also in the middle of a frame)."""
-    header = stream.read(LENGTH_BYTES)
-    if len(header) < LENGTH_BYTES:
-        return None
-    length = frame_length(header)
-    body = stream.read(length)
-    return body if len(body) == length else None
+    header = _read_exactly(stream, LENGTH_BYTES)
+    return None if header is None else _read_exactly(stream, frame_length(header))
+
+
+def _read_exactly(stream: RawIOBase, length: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < length:
+        part = stream.read(length - len(data))
+        if not part:
+            return None
+        data += part
+    return bytes(data)
 
 
 class Control:
@@ -53,7 +60,8 @@ class Control:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._liveness = Liveness(timing.silence_s)
-        self._input = os.fdopen(os.dup(0), "rb")
+        # Unbuffered: the end of the interpreter must not wait for the lock of a buffer that a thread reads into.
+        self._input = FileIO(os.dup(0))
         self._output_fd = os.dup(1)
         self._lock = threading.Lock()
         self._encoder = msgspec.msgpack.Encoder()

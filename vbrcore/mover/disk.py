@@ -8,7 +8,7 @@ from vbrcore.mover.audit import Tally, sample
 from vbrcore.mover.link import TargetLink
 from vbrcore.mover.messages import DiskDone, SourceWork
 from vbrcore.mover.meter import Meter
-from vbrcore.mover.pipeline import Pass, Settings
+from vbrcore.mover.pipeline import Pass, Settings, make_slots
 from vbrcore.mover.plan import Run, block_runs, joined
 from vbrcore.mover.previous import PreviousMap
 from vbrcore.mover.storing import LEVELS, name_of
@@ -32,6 +32,7 @@ class DiskBackup:
             damaged=frozenset(work.damaged),
             threads=threads,
         )
+        self._slots = make_slots(self._settings)  # one set for all passes
         self._previous = self._open_previous()
         self._pass: Pass | None = None
         self._error: VbrError | None = None
@@ -94,6 +95,7 @@ class DiskBackup:
             reader=self._reader,
             link=self._link,
             meter=self.meter,
+            slots=self._slots,
             previous=self._previous,
             runs=runs,
         )

@@ -5,6 +5,7 @@ news. It does not wait for the answer but goes on with the next batch; answered 
 target's answers, compressing and sending overlap, and a slow stage holds up the others because slots run out.
 """
 
+import itertools
 import mmap
 import queue
 import threading
@@ -18,14 +19,14 @@ from vbrcore.backupfile.codec import CODEC_NONE, ZERO_DIGEST, checksum, digest
 from vbrcore.backupfile.maps import Page
 from vbrcore.backupfile.rows import KIND_BLOCK, KIND_PAGE, Row
 from vbrcore.model.errors import ProtocolError, SourceReadFailed, VbrError
-from vbrcore.mover.frames import HAVE, SEND, WAIT
+from vbrcore.mover.frames import HAVE, MAX_ASK_DIGESTS, SEND, WAIT
 from vbrcore.mover.link import TargetLink
 from vbrcore.mover.meter import Counters, Meter
 from vbrcore.mover.newmap import NewMap
 from vbrcore.mover.plan import Batch, Run, batches
 from vbrcore.mover.previous import PreviousMap
 from vbrcore.mover.storing import name_of, store
-from vbrcore.mover.workers import run_threads
+from vbrcore.mover.workers import run_threads, stopped
 from vbrcore.plugins.mover import Reader
 
 POOL_BYTES: Final = 48 * 1024 * 1024
@@ -77,6 +78,7 @@ class Pass:
         reader: Reader,
         link: TargetLink,
         meter: Meter,
+        slots: list[list[memoryview]],
         previous: PreviousMap | None,
         runs: Iterable[Run],
     ) -> None:
@@ -93,14 +95,14 @@ class Pass:
         self._deferred: list[_Block] = []
         self._answered: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of everything below
-        self._slots = self._make_slots()
+        self._slots = list(slots)
         self._open = 0
         self._exhausted = False
         self._error: VbrError | None = None
 
     def run(self) -> bytes:
         """Do the pass. Raises what the reader, the target or `stop` say."""
-        run_threads(self._settings.threads, self._work, self._wake_all)
+        run_threads(self._settings.threads, self._work, lambda: self.stop(stopped()))
         if self._error is not None:
             raise self._error
         return self.new_map.finish()
@@ -151,8 +153,7 @@ class Pass:
             if batch is not None:
                 return batch, []
             self._exhausted = True
-        count = len(self._slots[-1])
-        waiting, self._deferred = self._deferred[:count], self._deferred[count:]
+        waiting, self._deferred = self._deferred[:MAX_ASK_DIGESTS], self._deferred[MAX_ASK_DIGESTS:]
         return None, waiting
 
     def _next_answered(self) -> _Asked | None:
@@ -238,7 +239,8 @@ class Pass:
         if len(asked.status) != len(asked.blocks):
             raise ProtocolError("the target mover did not answer for every digest")
         waiting: list[_Block] = []
-        for block, status, buffer in zip(asked.blocks, asked.status, asked.slot, strict=False):
+        # Blocks that had to wait may be more than buffers: they are read only now, one after the other.
+        for block, status, buffer in zip(asked.blocks, asked.status, itertools.cycle(asked.slot), strict=False):
             if self._error is not None:
                 return
             if status == SEND:
@@ -271,11 +273,12 @@ class Pass:
         row = Row(name, len(content), len(content), CODEC_NONE, KIND_PAGE, checksum(content))
         self._pages.transferred_bytes += self._link.send_block(row, content)
 
-    def _make_slots(self) -> list[list[memoryview]]:
-        """Map the buffers, page-aligned for readers with direct I/O; the kernel gives memory when they are used."""
-        block_size, count = self._settings.block_size_bytes, self._settings.batch_blocks()
-        slots = []
-        for _ in range(max(1, POOL_BYTES // (block_size * count))):
-            area = memoryview(mmap.mmap(-1, block_size * count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-            slots.append([area[i * block_size : (i + 1) * block_size] for i in range(count)])
-        return slots
+
+def make_slots(settings: Settings) -> list[list[memoryview]]:
+    """Map the buffers, page-aligned for readers with direct I/O; the kernel gives memory when they are used."""
+    block_size, count = settings.block_size_bytes, settings.batch_blocks()
+    slots = []
+    for _ in range(max(1, POOL_BYTES // (block_size * count))):
+        area = memoryview(mmap.mmap(-1, block_size * count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        slots.append([area[i * block_size : (i + 1) * block_size] for i in range(count)])
+    return slots
