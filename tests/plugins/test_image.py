@@ -20,9 +20,10 @@ from vbrcore.model.errors import (
     TrackingLost,
     VbrError,
 )
+from vbrcore.plugins import vhdx
 from vbrcore.plugins.image import create_image, open_image
 from vbrcore.plugins.imagechain import format_of, references
-from vbrcore.plugins.mover import Reader
+from vbrcore.plugins.mover import Extent, Reader
 from vbrcore.plugins.rawimage import RawReader
 
 MIB = 1024 * 1024
@@ -116,16 +117,50 @@ def test_a_raw_image_with_the_header_of_a_qcow2_stays_raw(tmp_path: Path) -> Non
 
 
 def test_two_tebibytes_of_holes_are_one_extent(tmp_path: Path) -> None:
-    for name in ("disk.raw", "disk.qcow2"):
+    for name in ("disk.raw", "disk.qcow2", "disk.vhdx", "disk.vmdk"):
         path = tmp_path / name
         if path.suffix == ".raw":
             path.touch()
             os.truncate(path, 2 << 40)
         else:
-            run("qemu-img", "create", "-q", "-f", "qcow2", path, "2T")
+            run("qemu-img", "create", "-q", "-f", path.suffix[1:], path, "2T")
         reader = open_image(str(path), path.suffix[1:], str(tmp_path))
         assert [(extent.length, extent.state) for extent in reader.extents("")] == [(2 << 40, "zero")]
         reader.close()
+
+
+@pytest.mark.parametrize("block_mib", [1, 8, 32])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_blocks_of_a_vhdx_are_found_over_chunk_borders(tmp_path: Path, block_mib: int, seed: int) -> None:
+    """A chunk, after which the table has another kind of entry, is 4 GiB here. QEMU writes, we find what it wrote."""
+    path, size = tmp_path / "disk.vhdx", 9 << 30
+    run("qemu-img", "create", "-q", "-f", "vhdx", "-o", f"block_size={block_mib}M", path, str(size))
+    choose = random.Random(seed)  # noqa: S311
+    offsets = [0, (4 << 30) - 512, 4 << 30, (8 << 30) - 512, 8 << 30, size - 512]
+    offsets = choose.sample(offsets, 3) + [choose.randrange(size // 512) * 512 for _ in range(4)]
+    run("qemu-io", "-f", "vhdx", *[word for offset in offsets for word in ("-c", f"write -P 5 {offset} 512")], path)
+    blocks = {offset // (block_mib * MIB) for offset in offsets}
+    reader = open_image(str(path), "vhdx", str(tmp_path))
+    found = list(reader.extents(""))
+    reader.close()
+    assert sum(extent.length for extent in found) == size
+    data = [extent for extent in found if extent.state == "data"]
+    assert all(any(extent.offset <= at < extent.offset + extent.length for extent in data) for at in offsets)
+    assert sum(extent.length for extent in data) == len(blocks) * block_mib * MIB
+
+
+def test_a_vhdx_with_an_unexpected_layout_is_all_data(tmp_path: Path) -> None:
+    path = tmp_path / "disk.vhdx"
+    make(path, "vhdx")
+    original = path.read_bytes()
+    assert len(list(vhdx.extents(str(path), SIZE))) >= 1
+    for at, value in ((192 * 1024, b"x"), (192 * 1024 + 8, b"\xff\xff"), (192 * 1024 + 16, bytes(32))):
+        path.write_bytes(original[:at] + value + original[at + len(value) :])
+        assert list(vhdx.extents(str(path), SIZE)) == [Extent(0, SIZE, "data")]
+    path.write_bytes(original)
+    assert list(vhdx.extents(str(path), SIZE + 512)) == [Extent(0, SIZE + 512, "data")]
+    os.truncate(path, 100)
+    assert list(vhdx.extents(str(path), SIZE)) == [Extent(0, SIZE, "data")]
 
 
 def test_without_uncached_reads_the_page_cache_is_emptied_where_it_was_empty(tmp_path: Path) -> None:

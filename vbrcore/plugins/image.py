@@ -20,7 +20,7 @@ from vbrcore.model.errors import (
     SourceReadFailed,
     TrackingLost,
 )
-from vbrcore.plugins import nbd
+from vbrcore.plugins import nbd, vhdx
 from vbrcore.plugins.imagechain import ImageFile, inspect
 from vbrcore.plugins.mover import Extent, Reader, Writer
 from vbrcore.plugins.nbd import NbdClient
@@ -70,6 +70,7 @@ class QemuReader:
     def __init__(self, image: ImageFile, *, force_share: bool, connections: int = nbd.CONNECTIONS) -> None:
         node = image.node() | {"read-only": True, "force-share": force_share}
         self._path = image.path
+        self._format = image.format
         # Measured over 1 GiB of qcow2, four connections: direct 1.5 GB/s cold and 1.3 GB/s warm, through the page cache
         # 1.9 GB/s in both, but then the whole image stays in it. Asynchronous I/O (native, io_uring) gains nothing.
         cache = "none" if all(map(_direct_possible, image.files())) else "writeback"
@@ -85,7 +86,9 @@ class QemuReader:
     def extents(self, since: str) -> Iterator[Extent]:
         if since:
             raise TrackingLost(f"{self._path}: an image file knows no changes")
-        return self._client.extents()
+        return (
+            self._client.extents() if self._format != "vhdx" else nbd.merged(vhdx.extents(self._path, self.size_bytes))
+        )
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._client.read_into(offset, buffer)
