@@ -2,11 +2,13 @@
 through the device's block backend by QEMU's monitor, with the same effect on bitmaps and backups.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import libvirt_qemu  # type: ignore[import-untyped]
 import pytest
 
 from vbr_kvm.hypervisor import KvmHypervisor
-from vbr_kvm.reader import BackupReader
+from vbr_kvm.mover import READERS
 from vbr_kvm.settings import KvmSettings
 from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Machine
@@ -33,6 +35,10 @@ def connection() -> Iterator[Any]:
     opened = libvirt.open("qemu:///system")
     yield opened
     opened.close()
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 class Guest:
@@ -69,11 +75,32 @@ class Guest:
         self.start()
 
     def write(self, target: str, offset: int, length: int, pattern: int) -> None:
-        index = [disk[0] for disk in self.disks].index(target)
-        device = f"/machine/peripheral/virtio-disk{index}/virtio-backend"
-        for command in (f"write -P {pattern} {offset} {length}", "flush"):
-            text = self.monitor(f'qemu-io -d {device} "{command}"')
+        self._io(target, f"write -P {pattern} {offset} {length}")
+
+    def write_data(self, target: str, offset: int, data: bytes) -> None:
+        source = self.directory / "data"
+        source.write_bytes(data)
+        self._io(target, f"write -s {source} {offset} {len(data)}")
+
+    def _io(self, target: str, command: str) -> None:
+        number = [disk[0] for disk in self.disks].index(target)
+        if not self.domain.isActive():
+            _, image_format, path = self.disks[number]
+            run("qemu-io", "-f", image_format, "-c", command, str(path))
+            return
+        for one in (command, "flush"):
+            text = self.monitor(f'qemu-io -d /machine/peripheral/virtio-disk{number}/virtio-backend "{one}"')
             assert "rror" not in text, text
+
+    def content(self, target: str) -> bytes:
+        """Return a disk's bytes as QEMU's own tools see them."""
+        _, image_format, path = next(disk for disk in self.disks if disk[0] == target)
+        whole = self.directory / "whole"
+        run("qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(path), str(whole))
+        try:
+            return whole.read_bytes()
+        finally:
+            whole.unlink()
 
     def monitor(self, command: str) -> str:
         return str(libvirt_qemu.qemuMonitorCommand(self.domain, command, HMP))
@@ -109,18 +136,35 @@ class Guest:
         info = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=30).stdout)
         return {bitmap["name"] for bitmap in info["format-specific"]["data"].get("bitmaps", [])}
 
+    def reset(self) -> None:
+        """Take away what the last test left: a backup job and all checkpoints."""
+        if not self.domain.isActive():
+            self.start()
+        with contextlib.suppress(libvirt.libvirtError):
+            self.domain.backupGetXMLDesc()
+            self.domain.abortJob()
+        for checkpoint in self.domain.listAllCheckpoints():
+            checkpoint.delete()
+
+    @staticmethod
+    def remove_domain(connection: Any, name: str) -> None:
+        try:
+            domain = connection.lookupByName(name)
+        except libvirt.libvirtError:
+            return
+        if domain.isActive():
+            domain.destroy()
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+
     def remove(self) -> None:
-        if self.domain is not None:
-            if self.domain.isActive():
-                self.domain.destroy()
-            self.domain.undefineFlags(
-                libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            )
+        with contextlib.closing(libvirt.open("qemu:///system")) as connection:
+            self.remove_domain(connection, self.name)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_guest(connection: Any) -> Iterator[Callable[[], Guest]]:
+    """Make guests; all are removed at the end at once, because libvirt takes seconds to end each."""
     made: list[Guest] = []
 
     def make() -> Guest:
@@ -131,8 +175,36 @@ def make_guest(connection: Any) -> Iterator[Callable[[], Guest]]:
         return made[-1]
 
     yield make
-    for guest in made:
-        guest.remove()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(Guest.remove, made))
+
+
+def three_disks(make_guest: Callable[[], Guest]) -> Guest:
+    guest = make_guest()
+    guest.add_disk("vda", "qcow2", 64 * MIB)
+    guest.add_disk("vdb", "qcow2", 32 * MIB)
+    guest.add_disk("vdc", "raw", 16 * MIB)
+    guest.define()
+    guest.start()
+    return guest
+
+
+@pytest.fixture(scope="session")
+def shared_guest(make_guest: Callable[[], Guest]) -> Guest:
+    return three_disks(make_guest)
+
+
+@pytest.fixture
+def guest(shared_guest: Guest) -> Guest:
+    """Return a paused guest with two qcow2 disks and a raw one; its definition must stay as it is."""
+    shared_guest.reset()
+    return shared_guest
+
+
+@pytest.fixture
+def own_guest(make_guest: Callable[[], Guest]) -> Guest:
+    """Return such a guest for this test alone."""
+    return three_disks(make_guest)
 
 
 @pytest.fixture
@@ -179,8 +251,12 @@ class Line:
         for disk in snapshot.disks:
             self.read_bytes[disk.name] = self.read_disk(disk)
 
+    @staticmethod
+    def open(disk: DiskSource) -> Any:
+        return READERS[disk.source.reader](disk.source)
+
     def read_disk(self, disk: DiskSource) -> int:
-        reader = BackupReader(disk.source)
+        reader = self.open(disk)
         try:
             assert reader.size_bytes == disk.size_bytes
             old = self.image.get(disk.disk_id, bytearray())

@@ -17,17 +17,6 @@ from vbrcore.plugins.api import Snapshot
 MIB = 1 << 20
 
 
-@pytest.fixture
-def guest(make_guest: Callable[[], Any]) -> Any:
-    made = make_guest()
-    made.add_disk("vda", "qcow2", 64 * MIB)
-    made.add_disk("vdb", "qcow2", 32 * MIB)
-    made.add_disk("vdc", "raw", 16 * MIB)
-    made.define()
-    made.start()
-    return made
-
-
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -75,29 +64,29 @@ def test_a_write_during_the_backup_belongs_to_the_next_point(guest: Any, make_li
     assert line.image["vdc"][4 * MIB : 4 * MIB + 65536] == b"\x09" * 65536
 
 
-def test_bitmaps_survive_a_restart(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_bitmaps_survive_a_restart(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     full = line.point()
-    guest.write("vda", 5 * MIB, 65536, 5)
-    guest.restart()
+    own_guest.write("vda", 5 * MIB, 65536, 5)
+    own_guest.restart()
     increment = line.point()
     assert disk(increment, "vda").since == disk(full, "vda").change_id
     assert line.read_bytes["vda"] == 65536
 
 
-def test_a_killed_qemu_costs_a_full_and_says_why(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_a_killed_qemu_costs_a_full_and_says_why(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     old = line.point()
-    guest.write("vda", 6 * MIB, 65536, 6)
-    os.kill(guest.pid(), signal.SIGKILL)
-    wait_until(lambda: not guest.domain.isActive(), "the domain is off")
-    guest.start()
+    own_guest.write("vda", 6 * MIB, 65536, 6)
+    os.kill(own_guest.pid(), signal.SIGKILL)
+    wait_until(lambda: not own_guest.domain.isActive(), "the domain is off")
+    own_guest.start()
     full = line.point()
     assert disk(full, "vda").since == ""
     assert "broken" in disk(full, "vda").full_reason
     assert line.image["vda"][6 * MIB : 6 * MIB + 65536] == b"\x06" * 65536
-    assert guest.checkpoints() == [disk(full, "vda").change_id]
-    assert disk(old, "vda").change_id not in guest.image_bitmaps("vda")
+    assert own_guest.checkpoints() == [disk(full, "vda").change_id]
+    assert disk(old, "vda").change_id not in own_guest.image_bitmaps("vda")
     assert line.point().disks[0].since == disk(full, "vda").change_id
 
 
@@ -168,74 +157,74 @@ def test_foreign_checkpoints_and_those_of_other_jobs_are_not_touched(guest: Any,
     assert {"mine", disk(last, "vda").change_id} < guest.image_bitmaps("vda")
 
 
-def test_a_resized_disk_is_compared_in_full_alone(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_a_resized_disk_is_compared_in_full_alone(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     base = line.point()
-    guest.domain.blockResize("vdb", 48 * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
-    guest.write("vdb", 40 * MIB, 65536, 4)
+    own_guest.domain.blockResize("vdb", 48 * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    own_guest.write("vdb", 40 * MIB, 65536, 4)
     point = line.point()
     assert disk(point, "vdb").full_reason == f"resized from {32 * MIB} to {48 * MIB} bytes"
     assert disk(point, "vda").since == disk(base, "vda").change_id
     assert line.image["vdb"][40 * MIB : 40 * MIB + 65536] == b"\x04" * 65536
 
 
-def test_new_detached_and_replaced_disks(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_new_detached_and_replaced_disks(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     line.point()
-    guest.add_disk("vdd", "qcow2", 8 * MIB)
-    guest.domain.attachDevice(guest.xml_of("vdd"))
+    own_guest.add_disk("vdd", "qcow2", 8 * MIB)
+    own_guest.domain.attachDevice(own_guest.xml_of("vdd"))
     point = line.point()
     assert disk(point, "vdd").full_reason == "the disk is new: it was not in the last point"
     assert disk(point, "vda").full_reason == ""
-    detached = guest.disks.pop(1)
-    guest.domain.destroy()
-    guest.define()
-    guest.start()
+    detached = own_guest.disks.pop(1)
+    own_guest.domain.destroy()
+    own_guest.define()
+    own_guest.start()
     point = line.point()
     assert [one.name for one in point.disks] == ["vda", "vdc", "vdd"]
-    assert len(guest.checkpoints()) == 1
-    guest.domain.attachDevice(guest.disk_xml(*detached))
-    guest.disks.insert(1, detached)
+    assert len(own_guest.checkpoints()) == 1
+    own_guest.domain.attachDevice(own_guest.disk_xml(*detached))
+    own_guest.disks.insert(1, detached)
     assert "new" in disk(line.point(), "vdb").full_reason
-    guest.domain.destroy()
-    guest.disks[3][2].unlink()
-    guest.disks.pop()
-    guest.add_disk("vdd", "qcow2", 8 * MIB)
-    guest.define()
-    guest.start()
+    own_guest.domain.destroy()
+    own_guest.disks[3][2].unlink()
+    own_guest.disks.pop()
+    own_guest.add_disk("vdd", "qcow2", 8 * MIB)
+    own_guest.define()
+    own_guest.start()
     point = line.point()
     assert "missing or broken" in disk(point, "vdd").full_reason
     assert disk(point, "vdb").full_reason == ""
-    assert guest.checkpoints() == [disk(point, "vda").change_id]
+    assert own_guest.checkpoints() == [disk(point, "vda").change_id]
 
 
-def test_disks_that_changed_places_are_compared_in_full(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_disks_that_changed_places_are_compared_in_full(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     line.point()
-    guest.domain.destroy()
-    first, second, third = guest.disks
-    guest.disks = [("vda", *second[1:]), ("vdb", *first[1:]), third]
-    guest.define()
-    guest.start()
+    own_guest.domain.destroy()
+    first, second, third = own_guest.disks
+    own_guest.disks = [("vda", *second[1:]), ("vdb", *first[1:]), third]
+    own_guest.define()
+    own_guest.start()
     reasons = [one.full_reason for one in line.point().disks]
     assert all(reason.startswith(("its image changed", "resized")) for reason in reasons[:2])
     assert [one.full_reason for one in line.point().disks] == ["", "", ""]
 
 
-def test_lost_checkpoint_metadata_costs_a_full(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_lost_checkpoint_metadata_costs_a_full(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     base = line.point()
-    guest.domain.checkpointLookupByName(disk(base, "vda").change_id).delete(
+    own_guest.domain.checkpointLookupByName(disk(base, "vda").change_id).delete(
         libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
     )
     assert "not known to libvirt" in disk(line.point(), "vda").full_reason
 
 
-def test_an_external_snapshot_changes_the_image(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_an_external_snapshot_changes_the_image(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     line.point()
-    overlay = guest.directory / "overlay.qcow2"
-    guest.domain.snapshotCreateXML(
+    overlay = own_guest.directory / "overlay.qcow2"
+    own_guest.domain.snapshotCreateXML(
         f"<domainsnapshot><disks><disk name='vda' snapshot='external'><source file='{overlay}'/></disk>"
         "<disk name='vdb' snapshot='no'/><disk name='vdc' snapshot='no'/></disks></domainsnapshot>",
         libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA,
@@ -259,16 +248,16 @@ def test_an_image_that_holds_no_bitmaps_is_compared(
     assert any("no change tracking" in warning for warning in snapshot.warnings)
 
 
-def test_a_stopped_machine_makes_the_point_invalid(guest: Any, make_line: Callable[..., Any]) -> None:
-    line = make_line(guest)
+def test_a_stopped_machine_makes_the_point_invalid(own_guest: Any, make_line: Callable[..., Any]) -> None:
+    line = make_line(own_guest)
     base = line.point()
     plan, _ = line.take()
-    guest.domain.destroy()
+    own_guest.domain.destroy()
     with pytest.raises(SnapshotInvalid):
         line.hypervisor.confirm_snapshot(plan)
     line.hypervisor.release_snapshot(plan, committed=False)
-    assert guest.checkpoints() == [disk(base, "vda").change_id]
-    assert plan.data["name"] not in guest.image_bitmaps("vda")
+    assert own_guest.checkpoints() == [disk(base, "vda").change_id]
+    assert plan.data["name"] not in own_guest.image_bitmaps("vda")
 
 
 def test_a_backup_ends_before_scratch_space_does(

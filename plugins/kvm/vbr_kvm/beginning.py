@@ -78,7 +78,7 @@ class Beginning:
         base, reason = self._base[disk.target]
         settings: dict[str, str | int | bool | list[str]] = {"socket": self._plan.socket, "export": disk.target}
         if base:
-            settings["bitmap"] = backup.EXPORT_BITMAP
+            settings |= {"bitmap": backup.EXPORT_BITMAP, "since": base}
         return DiskSource(
             disk_id=disk.target,
             name=disk.target,

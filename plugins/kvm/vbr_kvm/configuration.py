@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from vbrcore.model.errors import DataCorrupt, SourceReadFailed
+from vbrcore.model.errors import AlreadyExists, DataCorrupt, SinkWriteFailed, SourceReadFailed
 from vbrcore.plugins.api import SourceSpec
 
 MAXIMUM_BYTES = 48 << 20
@@ -72,13 +72,33 @@ def _tar(directory: Path) -> bytes:
 
 
 def unpack_tpm(data: bytes, directory: Path, owner: tuple[int, int]) -> None:
-    """Write the files of a TPM state into `directory`; names with a directory part are refused."""
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            content = archive.extractfile(member) if member.isreg() else None
-            if content is None or Path(member.name).name != member.name:
-                raise DataCorrupt(f"TPM state holds {member.name!r}, which is no plain file")
-            path = directory / member.name
-            path.write_bytes(content.read())
-            path.chmod(0o600)
-            os.chown(path, *owner)
+    """Write the files of a TPM's state into a new directory; names with a directory part are refused."""
+    try:
+        directory.parent.mkdir(mode=0o711, exist_ok=True)
+        directory.mkdir(mode=0o700)
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is None or member.name in {"", ".", ".."} or "/" in member.name:
+                    raise DataCorrupt(f"TPM state holds {member.name!r}, which is no plain file")
+                write_new(directory / member.name, content.read(), owner)
+        if os.getuid() == 0:
+            os.chown(directory, *owner)
+    except tarfile.TarError as error:
+        raise DataCorrupt(f"TPM state cannot be unpacked: {error}") from error
+    except OSError as error:
+        raise SinkWriteFailed(f"TPM state: {error}") from error
+
+
+def write_new(path: Path, data: bytes, owner: tuple[int, int]) -> None:
+    """Write a new file, mode 0600, for QEMU's account (only root can give files away)."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if os.getuid() == 0:
+                os.fchown(descriptor, *owner)
+    except FileExistsError as error:
+        raise AlreadyExists(f"{path} exists already") from error
+    except OSError as error:
+        raise SinkWriteFailed(f"{path}: {error}") from error

@@ -65,8 +65,12 @@ def translated(error: Any, what: str) -> VbrError:
 
 def find_domain(connection: Any, machine_id: str) -> Any:
     """Return the `virDomain` of a machine id (its UUID). Raises `MachineNotFound`."""
-    with libvirt_errors(machine_id):
+    try:
         return connection.lookupByUUIDString(machine_id)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_INVALID_ARG:
+            raise MachineNotFound(f"{machine_id!r} is no id of a libvirt machine") from error
+        raise translated(error, machine_id) from error
 
 
 def parse(text: str) -> ET.Element:

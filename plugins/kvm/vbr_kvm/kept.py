@@ -1,6 +1,7 @@
 """What of a domain is kept with a point, and where libvirt has it."""
 
 import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,28 @@ def configuration_source(domain: Any, uri: str) -> tuple[SourceSpec, list[str]]:
     """
     xml = domain_xml(domain, inactive=True)
     warnings: list[str] = []
-    nvram = xml.findtext("os/nvram") or ""
-    if nvram and not os.access(nvram, os.R_OK):
-        warnings.append(f"NVRAM not kept: {nvram} cannot be read")
-        nvram = ""
+    nvram = _readable(xml.findtext("os/nvram") or "", "NVRAM", warnings)
     tpm = ""
     backend = xml.find("devices/tpm/backend[@type='emulator']")
     if backend is not None:
-        tpm = str(tpm_directory(uri, domain.UUIDString(), backend.get("version", "2.0")))
-        if not os.access(tpm, os.R_OK | os.X_OK):
-            warnings.append(f"TPM state not kept: {tpm} cannot be read")
-            tpm = ""
+        directory = tpm_directory(uri, domain.UUIDString(), backend.get("version", "2.0"))
+        tpm = _readable(str(directory), "TPM state", warnings)
     return SourceSpec("kvm", "configuration", {"xml": to_text(xml), "nvram": nvram, "tpm": tpm}), warnings
+
+
+def _readable(path: str, what: str, warnings: list[str]) -> str:
+    """Return `path` if it can be read, else ""; a warning unless there is nothing (a machine that never started)."""
+    try:
+        if path and os.stat(path) and os.access(path, os.R_OK):  # noqa: PTH116 (Path.exists hides what is forbidden)
+            return path
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        warnings.append(f"{what} not kept: {error}")
+        return ""
+    if path:
+        warnings.append(f"{what} not kept: {path} cannot be read")
+    return ""
 
 
 def tpm_directory(uri: str, machine_id: str, version: str) -> Path:
@@ -39,3 +50,14 @@ def tpm_directory(uri: str, machine_id: str, version: str) -> Path:
     else:
         root = Path("/var/lib/libvirt/swtpm")
     return root / machine_id / TPM_VERSIONS.get(version, "tpm2")
+
+
+def tpm_account(uri: str, qemu: tuple[int, int]) -> tuple[int, int]:
+    """Return the account that libvirt runs swtpm as: `tss` where there is one (qemu.conf can say another)."""
+    if uri == "qemu:///session":
+        return qemu
+    try:
+        found = pwd.getpwnam("tss")
+    except KeyError:
+        return qemu
+    return found.pw_uid, found.pw_gid

@@ -13,13 +13,15 @@ from vbrcore.plugins.nbd import ALLOCATION, NbdClient, unix
 class BackupReader:
     """A disk of a running domain, as it was when its backup job began.
 
-    Settings: `socket`, `export`, and `bitmap` where the job exports the changes since the base.
+    Settings: `socket`, `export`, and `bitmap` where the job exports the changes since the
+    checkpoint `since`.
     """
 
     def __init__(self, spec: SourceSpec) -> None:
         path = str(spec.settings["socket"])
         bitmap = str(spec.settings.get("bitmap", ""))
         self._directory = Path(path).parent
+        self._since = str(spec.settings.get("since", ""))
         self._bitmap = f"qemu:dirty-bitmap:{bitmap}" if bitmap else ""
         contexts = (ALLOCATION, self._bitmap) if bitmap else (ALLOCATION,)
         try:
@@ -30,7 +32,7 @@ class BackupReader:
 
     def extents(self, since: str) -> Iterator[Extent]:
         """Everything can be read, what is unchanged too: the export is the whole disk."""
-        if since and not self._bitmap:
+        if since and (since != self._since or not self._bitmap):
             raise TrackingLost(f"the backup job exports no changes since {since}")
         return self._explained(self._client.extents(self._bitmap if since else ""))
 

@@ -1,5 +1,6 @@
 """Taking all disks of a domain at one moment, and giving them back."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +159,11 @@ class Snapshots:
             domains = self._connection.listAllDomains()
         found = []
         for domain in domains:
-            names = [one.getName() for one in checkpoint.ours(domain, prefix)][1:]
-            socket = backup.running_socket(domain) if domain.isActive() else None
-            running = Path(socket).parent.name if socket else ""
-            if running.startswith(prefix) and running not in names:
-                names.append(running)
-            found += [self._orphan(domain, prefix, name) for name in names if checkpoint.session_part(name) not in live]
+            with contextlib.suppress(MachineNotFound):  # it was removed meanwhile
+                names = _left_on(domain, prefix)
+                found += [
+                    self._orphan(domain, prefix, one) for one in names if checkpoint.session_part(one) not in live
+                ]
         return found
 
     def _orphan(self, domain: Any, prefix: str, name: str) -> SnapshotPlan:
@@ -177,6 +177,16 @@ class Snapshots:
         for watch in self._watches.values():
             watch.stop()
         self._watches.clear()
+
+
+def _left_on(domain: Any, prefix: str) -> list[str]:
+    """Return the names of a job's checkpoints except for the oldest, and of its running backup."""
+    names = [one.getName() for one in checkpoint.ours(domain, prefix)][1:]
+    socket = backup.running_socket(domain)
+    running = Path(socket).parent.name if socket else ""
+    if running.startswith(prefix) and running not in names:
+        names.append(running)
+    return names
 
 
 def _can_quiesce(xml: Any, warnings: list[str]) -> bool:
