@@ -1,5 +1,6 @@
 """What goes in comes out, and what must not go in does not."""
 
+import functools
 import sqlite3
 from pathlib import Path
 
@@ -92,9 +93,11 @@ def test_a_session_from_start_to_end(catalog: Catalog) -> None:
     catalog.request_stop("s1", now=False)
     assert catalog.stop_requested("s1") == "now"
     totals = Totals(1, 2, 3, 4)
-    end = {"ended": 20.0, "totals": totals, "warnings": ("w",), "error": None}
-    assert catalog.finish_session("s1", result="warning", **end)
-    assert not catalog.finish_session("s1", result="failed", **end)
+    finish = functools.partial(
+        catalog.finish_session, "s1", ended=20.0, totals=totals, warnings=("w",), error=None
+    )
+    assert finish(result="warning")
+    assert not finish(result="failed")
     ended = catalog.session("s1")
     assert (ended.state, ended.result, ended.totals, ended.warnings) == ("ended", "warning", totals, ("w",))
     assert catalog.live_sessions() == ()

@@ -1,5 +1,4 @@
 import copy
-import os
 import pickle
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def test_what_was_sealed_comes_back_and_only_there(tmp_path: Path) -> None:
     assert sealed != key.seal(Secret("pässword"), "h1/password")
     assert DeploymentKey(tmp_path / "secret.key").unseal(sealed, "h1/password") == Secret("pässword")
     assert (tmp_path / "secret.key").stat().st_mode & 0o777 == 0o600
-    assert os.listdir(tmp_path) == ["secret.key"]
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
     for damaged, place in ((sealed, "h2/password"), (sealed[:-1] + b"\0", "h1/password"), (b"", "h1/password")):
         with pytest.raises(DataCorrupt):
             key.unseal(damaged, place)

@@ -3,6 +3,7 @@
 The standard library's HTTP client, loaded with the first question: a command that asks nothing does not pay for it.
 """
 
+import fcntl
 import os
 import select
 import socket
@@ -85,11 +86,11 @@ class Client:
             time.sleep(_POLL_S)
 
     def _exchange(self, operation: Operation[Req, Rep], request: Req) -> tuple[int, bytes]:
-        """Send and receive once; again on a new connection where that cannot do anything twice."""
+        """Send and receive once; where that cannot do anything twice, again while one service follows another."""
         import http.client  # noqa: PLC0415 - see the module's docstring
 
         path, body = _encode(operation, request)
-        again = operation.method == "GET"
+        give_up = time.monotonic() + (_ENDING_PATIENCE_S if operation.method == "GET" else 0.0)
         while True:
             connection = self._connected()
             try:
@@ -101,9 +102,9 @@ class Client:
                 raise ServiceUnavailable(f"the service did not answer {operation.name} in time") from error
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
-                if not again:
+                if time.monotonic() > give_up:
                     raise ServiceUnavailable(f"the service ended before it answered {operation.name}") from error
-                again = False
+                time.sleep(_POLL_S)
 
     def _connected(self) -> "http.client.HTTPConnection":
         """Return a connection whose other end is still there."""
@@ -178,24 +179,31 @@ def _open(home: Home) -> socket.socket:
 def _start_service(home: Home) -> socket.socket:
     """Start one that ends by itself, wait until it listens, and connect. Raises its own error where it cannot run.
 
-    Of several clients that start one at the same moment one succeeds; the others' services end, and all find that one.
+    Of several clients one starts it and the others wait. That one service holds the home is decided by its own lock.
     """
     home.prepare()
+    starting = os.open(home.run / "starting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        return _start_and_connect(home)
+    finally:
+        os.close(starting)
+
+
+def _start_and_connect(home: Home) -> socket.socket:
     give_up = time.monotonic() + START_TIMEOUT_S
     log_size = home.service_log.stat().st_size if home.service_log.exists() else 0
-    pid = _spawn(home)
+    pid = 0
     while time.monotonic() < give_up:
         try:
             return _open(home)
         except _NOBODY_LISTENS:
+            pid = pid or _spawn(home)
             time.sleep(_POLL_S)
-        if pid and (exit_code := _exit_code(pid)) is not None:
-            pid = 0
+        if (exit_code := _exit_code(pid)) is not None:
             if exit_code != _ALREADY_RUNNING_EXIT_CODE:
                 raise _start_error(home, log_size, exit_code)
-            # Another one holds the home: it is about to listen, or about to end.
-            time.sleep(10 * _POLL_S)
-            pid = 0 if _listens(home) else _spawn(home)
+            pid = 0  # the one before it is just ending
     raise ServiceUnavailable(f"the service of {home.path} did not start within {START_TIMEOUT_S:.0f} s")
 
 
@@ -220,14 +228,6 @@ def _exit_code(pid: int) -> int | None:
     """Return how a service that we started ended, or None while it runs."""
     ended, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
-
-
-def _listens(home: Home) -> bool:
-    try:
-        _open(home).close()
-    except OSError:
-        return False
-    return True
 
 
 class _LogLine(msgspec.Struct):

@@ -1,16 +1,17 @@
 """All processes of a deployment: the service, its managers, and the transports and movers that these report."""
 
-import contextlib
 import os
 import threading
-
-import psutil
+from typing import TYPE_CHECKING, Literal
 
 from vbrcore.api import operations, types
 from vbrcore.catalog.processes import is_alive, process_started
 from vbrcore.model.session import Session
 from vbrcore.service.defaults import LOCAL_SERVER
 from vbrcore.service.routes import Call, Routes
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def add_routes(routes: Routes) -> None:
@@ -24,65 +25,58 @@ class _Meter:
         self._lock = threading.Lock()
         self._known: dict[int, psutil.Process] = {}
 
-    def look(self, pid: int) -> tuple[int, float, int]:
-        """Return parent pid, CPU percent since the last look and resident bytes. Raises `psutil.NoSuchProcess`."""
+    def look(self, pid: int) -> tuple[int, float, int] | None:
+        """Return parent pid, CPU percent since the last look and resident bytes; None if the process is gone."""
+        import psutil  # noqa: PLC0415 - its import is a tenth of the service's start
+
         with self._lock:
-            process = self._known.get(pid)
-            if process is None or not process.is_running():
-                process = self._known[pid] = psutil.Process(pid)
             try:
+                process = self._known.get(pid)
+                if process is None or not process.is_running():
+                    process = self._known[pid] = psutil.Process(pid)
                 with process.oneshot():
                     return process.ppid(), process.cpu_percent(), process.memory_info().rss
             except psutil.NoSuchProcess:
-                del self._known[pid]
-                raise
+                self._known.pop(pid, None)
+                return None
 
 
 _meter = _Meter()
 
 
 def _list(call: Call, _request: types.Nothing) -> tuple[types.ProcessView, ...]:
-    found = [_service(call)]
-    for session in call.service.catalog.live_sessions():
-        if is_alive(session.pid, session.pid_started):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.append(_manager(call, session))
-    reported = call.service.live.processes()
-    return (*found, *(process for process in reported if process_started(process.pid) is not None))
+    home = call.service.home
+    found = [
+        _view("service", os.getpid(), str(home.service_log)),
+        *(
+            _view("job-manager", session.pid, str(home.session_log(session)), session)
+            for session in call.service.catalog.live_sessions()
+            if is_alive(session.pid, session.pid_started)
+        ),
+        *(one for one in call.service.live.processes() if process_started(one.pid) is not None),
+    ]
+    return tuple(one for one in found if one is not None)
 
 
-def _service(call: Call) -> types.ProcessView:
-    parent, cpu, memory = _meter.look(os.getpid())
+def _view(
+    kind: Literal["service", "job-manager"], pid: int, log_path: str, session: Session | None = None
+) -> types.ProcessView | None:
+    looked = _meter.look(pid)
+    if looked is None:
+        return None
+    parent_pid, cpu_percent, memory_bytes = looked
     return types.ProcessView(
-        kind="service",
-        pid=os.getpid(),
-        parent_pid=parent,
+        kind=kind,
+        pid=pid,
+        parent_pid=parent_pid,
         server=LOCAL_SERVER,
         role="",
-        job_id="",
-        session_id="",
+        job_id=session.job_id if session else "",
+        session_id=session.session_id if session else "",
         task_id="",
         disk="",
-        cpu_percent=cpu,
-        memory_bytes=memory,
-        log_path=str(call.service.home.service_log),
-    )
-
-
-def _manager(call: Call, session: Session) -> types.ProcessView:
-    parent, cpu, memory = _meter.look(session.pid)
-    return types.ProcessView(
-        kind="job-manager",
-        pid=session.pid,
-        parent_pid=parent,
-        server=LOCAL_SERVER,
-        role="",
-        job_id=session.job_id,
-        session_id=session.session_id,
-        task_id="",
-        disk="",
-        cpu_percent=cpu,
-        memory_bytes=memory,
-        log_path=str(call.service.home.session_log(session)),
-        job_name=session.name,
+        cpu_percent=cpu_percent,
+        memory_bytes=memory_bytes,
+        log_path=log_path,
+        job_name=session.name if session else "",
     )
