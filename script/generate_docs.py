@@ -151,7 +151,7 @@ def main(argv: list[str]) -> int:
         stale += 1
         if argv != ["--check"]:
             path.write_text(text, encoding="utf-8")
-        print(f"{'not true' if argv == ['--check'] else 'written'}: docs/{name}")  # noqa: T201
+        print(f"{'not true' if argv == ['--check'] else 'written'}: docs/{name}")
     return 1 if stale and argv == ["--check"] else 0
 
 

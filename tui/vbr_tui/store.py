@@ -45,7 +45,10 @@ class Source(Protocol):
 
 
 class Store:
-    """Pictures of one home's service. Used by one thread at a time; connects anew after each failure."""
+    """Pictures of one home's service. Used by one thread at a time; connects anew after each failure.
+
+    `connect(start)` returns a client, with `start` one that starts a service where none runs.
+    """
 
     def __init__(self, connect: Callable[[bool], Client]) -> None:
         self._connect = connect
@@ -53,9 +56,13 @@ class Store:
         self._seldom: Picture | None = None
 
     def look(self, *, start: bool) -> Picture:
+        if start:
+            # Once: a client that may start a service would do so whenever somebody stops it.
+            with self._connect(True) as starter:
+                starter.call(operations.SERVICE_SHOW, types.Nothing())
         client = self._client
         if client is None:
-            client = self._client = self._connect(start)
+            client = self._client = self._connect(False)
         try:
             sessions = client.call(operations.SESSIONS_LIVE, types.Nothing())
             processes = client.call(operations.PROCESS_LIST, types.Nothing())
