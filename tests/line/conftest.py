@@ -3,14 +3,16 @@
 import hashlib
 import json
 import random
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Vbr
+from tests.conftest import Vbr, stop_processes_of
 
 MIB = 1024 * 1024
 
@@ -33,10 +35,10 @@ class Line:
     def json(self, *args: str | Path, expect: int | None = 0) -> Any:
         return self.vbr.json(*args, exit_code=expect)
 
-    def set_up(self, job: str = "nightly", *options: str) -> None:
+    def set_up(self, job: str = "nightly", *options: str, machine: str = "*") -> None:
         self("hypervisor", "add", "lab", "--plugin", "images", "--set", f"path={self.lab}")
         self("repository", "add", "main", "--path", self.repository, "--reserve", "1M")
-        self.add_job(job, *options)
+        self.add_job(job, *options, machine=machine)
 
     def add_job(self, job: str, *options: str, machine: str = "*") -> None:
         self("job", "create", job, "--hypervisor", "lab", "--machine", machine, "--repository", "main", *options)
@@ -83,6 +85,19 @@ def disk_bytes(seed: int, size_bytes: int) -> bytes:
 @pytest.fixture
 def line(vbr: Vbr, tmp_path: Path) -> Line:
     return Line(vbr, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """Give one deployment to all tests of a module that do not disturb each other."""
+    home = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))
+    try:
+        yield Line(Vbr(home), tmp_path_factory.mktemp("line"))
+        left = stop_processes_of(home)
+    finally:
+        stop_processes_of(home)
+        shutil.rmtree(home, ignore_errors=True)
+    assert left == {}, "processes outlived the module's tests"
 
 
 @pytest.fixture
