@@ -100,7 +100,9 @@ def grant(path: Path, user: int) -> None:
 def make_scratch_root(path: Path) -> None:
     """Make the scratch directory. libvirt makes the files in it, so that it needs no rights for QEMU but passage."""
     try:
-        path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            path.chmod(0o711)  # whatever the service's umask says
     except OSError as error:
         raise InvalidValue(f"scratch_directory {path}: {error}") from error
 
