@@ -93,9 +93,7 @@ def test_a_session_from_start_to_end(catalog: Catalog) -> None:
     catalog.request_stop("s1", now=False)
     assert catalog.stop_requested("s1") == "now"
     totals = Totals(1, 2, 3, 4)
-    finish = functools.partial(
-        catalog.finish_session, "s1", ended=20.0, totals=totals, warnings=("w",), error=None
-    )
+    finish = functools.partial(catalog.finish_session, "s1", ended=20.0, totals=totals, warnings=("w",), error=None)
     assert finish(result="warning")
     assert not finish(result="failed")
     ended = catalog.session("s1")
@@ -134,11 +132,12 @@ def test_the_journal_shows_what_dead_sessions_left(catalog: Catalog) -> None:
     assert catalog.journal_orphans() == ()
     catalog.finish_session("s1", result="failed", ended=1.0, totals=Totals(), warnings=(), error=None)
     assert catalog.journal_orphans() == ()  # it may still hold what it made
+    assert catalog.has_unsettled_journal()
     catalog.release_session("s1")
+    assert not catalog.has_unsettled_journal()
     assert [row.entry_id for row in catalog.journal_orphans()] == [entry]
-    assert catalog.has_journal_orphans()
     catalog.journal_done(entry)
-    assert not catalog.has_journal_orphans()
+    assert catalog.journal_orphans() == ()
 
 
 def point(name: str, sequence: int, machine: str = "m") -> Point:

@@ -118,7 +118,10 @@ def test_a_path_too_long_for_a_socket_is_gone_around(deep_home: Path) -> None:
     wait_for(lambda: not path.parent.exists(), "the private directory's end")
 
 
-def test_a_home_that_others_can_enter_is_refused(home: Path) -> None:
+def test_a_home_that_others_can_enter_is_refused_unless_it_is_empty(home: Path) -> None:
+    home.chmod(0o755)
+    Home(home).prepare()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
     home.chmod(0o755)
     with Client(home) as client, pytest.raises(PermissionRefused, match="0755"):
         client.call(ops.SERVICE_SHOW, NOTHING)

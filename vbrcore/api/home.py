@@ -75,9 +75,10 @@ class Home:
             status = self.path.stat()
             if status.st_uid != os.geteuid():
                 raise PermissionRefused(f"{self.path} belongs to user {status.st_uid}, not to {os.geteuid()}")
-            if stat.S_IMODE(status.st_mode) & _GROUP_AND_OTHERS:
-                mode = stat.S_IMODE(status.st_mode)
-                raise PermissionRefused(f"{self.path} has mode {mode:04o}: others can enter it; it must be 0700")
+            if (mode := stat.S_IMODE(status.st_mode)) & _GROUP_AND_OTHERS:
+                if any(self.path.iterdir()):
+                    raise PermissionRefused(f"{self.path} has mode {mode:04o}: others can enter it; it must be 0700")
+                self.path.chmod(0o700)  # made for us just now, and nothing is in it yet
             for name in _SUBDIRECTORIES:
                 (self.path / name).mkdir(mode=0o700, exist_ok=True)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:

@@ -23,6 +23,10 @@ _ORPHANS = (
     " WHERE session_id NOT IN (SELECT session_id FROM sessions WHERE state != 'ended')"
     " AND session_id NOT IN (SELECT session_id FROM holders)"
 )
+_UNSETTLED = (
+    " WHERE session_id IN (SELECT session_id FROM sessions WHERE state = 'ended')"
+    " AND session_id IN (SELECT session_id FROM holders)"
+)
 
 
 class JournalRows(Rows):
@@ -51,8 +55,9 @@ class JournalRows(Rows):
         """Return the open entries whose sessions are over, oldest first: what a clean-up undoes."""
         return self._journal(_ORPHANS, ())
 
-    def has_journal_orphans(self) -> bool:
-        return self._database.row(f"SELECT 1 FROM journal {_ORPHANS} LIMIT 1") is not None  # noqa: S608
+    def has_unsettled_journal(self) -> bool:
+        """Tell whether there is an entry of a session that has ended but may still have living processes."""
+        return self._database.row(f"SELECT 1 FROM journal {_UNSETTLED} LIMIT 1") is not None  # noqa: S608
 
     def _journal(self, where: str, values: tuple[str, ...]) -> tuple[JournalRow, ...]:
         rows = self._database.rows(f"{_SELECT}{where} ORDER BY entry_id", values)

@@ -41,8 +41,9 @@ class Cleanup:
             self._wait_s = min(max(_FIRST_WAIT_S, self._wait_s * 2), _LONGEST_WAIT_S) if self._failed_entries else 0.0
             self._not_before = time.monotonic() + self._wait_s
         entries = frozenset(row.entry_id for row in self._catalog.journal_orphans())
-        self.pending = bool(entries - self._failed_entries)
-        if self.pending or (entries and time.monotonic() >= self._not_before):
+        found = bool(entries - self._failed_entries)
+        self.pending = found or self._catalog.has_unsettled_journal()
+        if found or (entries and time.monotonic() >= self._not_before):
             self._start()
 
     def _start(self) -> None:

@@ -81,15 +81,11 @@ class Service:
 
     async def recovered(self) -> None:
         """Wait until what an earlier service left is undone: before that no command does anything else."""
-        await self._recovered.wait()
+        await _patiently(self._recovered)
 
     async def clean(self) -> None:
         """Wait until what dead sessions left is undone, as far as it can be: before that no session begins."""
-        try:
-            async with asyncio.timeout(_CLEAN_PATIENCE_S):
-                await self._clean.wait()
-        except TimeoutError:
-            _log.warning("a session begins although a clean-up has not ended yet")
+        await _patiently(self._clean)
 
     def call_begins(self) -> None:
         """Count a question of a client. Raises `ServiceStopping` when the service is about to end by itself."""
@@ -104,12 +100,14 @@ class Service:
     async def stop(self, *, now: bool) -> None:
         """Stop all sessions as `job stop` does, wait for their ends, then end the service."""
         self.stopping = True
-        asked = frozenset[tuple[str, bool]]()
+        asked = frozenset[str]()
         while live := await asyncio.to_thread(self.catalog.live_sessions):
-            # Sessions may have been starting while we began to stop; a second `stop --now` may come in.
-            wanted = frozenset((session.session_id, now) for session in live if session.kind != "cleanup")
-            for session_id, at_once in wanted - asked:
-                await asyncio.to_thread(self.catalog.request_stop, session_id, now=at_once)
+            wanted = frozenset(session.session_id for session in live if session.kind != "cleanup")
+            if not wanted:
+                break  # a clean-up goes on by itself
+            # One may have been starting when we began to stop.
+            for session_id in wanted - asked:
+                await asyncio.to_thread(self.catalog.request_stop, session_id, now=now)
             asked |= wanted
             await asyncio.sleep(0.05)
         _log.info("all sessions have ended; the service stops")
@@ -202,3 +200,12 @@ class Service:
             _log.warning("job %s is due but not started: %s", job.name, error)
         except VbrError as error:
             _log.error("job %s is due but could not be started: %s: %s", job.name, error.code, error)
+
+
+async def _patiently(event: asyncio.Event) -> None:
+    """Wait for an event, but not forever: a hypervisor that does not answer must not hold up everything else."""
+    try:
+        async with asyncio.timeout(_CLEAN_PATIENCE_S):
+            await event.wait()
+    except TimeoutError:
+        _log.warning("going on although a clean-up has not ended yet")
