@@ -1,5 +1,8 @@
 """What may be saved, and what may be removed."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,28 @@ from vbrcore.model.errors import (
 from vbrcore.model.job import Schedule
 
 NOTHING = t.Nothing()
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """One service for all these tests: none of them needs it new."""
+    path = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[Client]:
+    with Client(home) as opened:
+        yield opened
+        opened.call(ops.SERVICE_STOP, t.ServiceStop())
+
+
+@pytest.fixture(scope="module")
+def job(home: Path, client: Client) -> t.JobView:
+    client.call(ops.HYPERVISOR_ADD, t.HypervisorAdd("images", "images", {"path": str(home / "machines")}))
+    client.call(ops.REPOSITORY_ADD, t.RepositoryAdd("backup", str(home / "backup")))
+    return client.call(ops.JOB_CREATE, t.JobCreate("nightly", "images", "backup", ("*",)))
 
 
 def test_a_new_deployment_has_a_proxy_and_a_repository(client: Client, home: Path) -> None:
@@ -79,19 +104,19 @@ def test_repositories_are_made_once_and_never_over_something(client: Client, tmp
 
 
 def test_a_repository_that_is_not_there_says_so(client: Client, tmp_path: Path) -> None:
-    client.call(ops.REPOSITORY_ADD, t.RepositoryAdd("main", str(tmp_path / "r")))
+    client.call(ops.REPOSITORY_ADD, t.RepositoryAdd("away", str(tmp_path / "r")))
     (tmp_path / "r").rename(tmp_path / "unmounted")
-    view = client.call(ops.REPOSITORY_SHOW, t.ByName("main"))
+    view = client.call(ops.REPOSITORY_SHOW, t.ByName("away"))
     assert view.state == "not_mounted"
     (tmp_path / "unmounted").rename(tmp_path / "r")
-    assert client.call(ops.REPOSITORY_SHOW, t.ByName("main")).state == "ok"
+    assert client.call(ops.REPOSITORY_SHOW, t.ByName("away")).state == "ok"
     big = t.RepositoryAdd("big", str(tmp_path / "b"), reserve_bytes=2**60)
     assert client.call(ops.REPOSITORY_ADD, big).state == "below_reserve"
 
 
 def test_jobs_are_checked_when_they_are_saved(client: Client, job: t.JobView) -> None:
     def create(**values: object) -> t.JobView:
-        request = {"name": "x", "hypervisor": "lab", "repository": "main", "machines": ("*",), **values}
+        request = {"name": "x", "hypervisor": "images", "repository": "backup", "machines": ("*",), **values}
         return client.call(ops.JOB_CREATE, t.JobCreate(**request))  # type: ignore[arg-type]
 
     for wrong in ({"machines": ()}, {"machines": ("",)}, {"block_size_bytes": 12345}, {"compression": "best"}):
@@ -120,15 +145,15 @@ def test_schedules_say_when_and_warn_without_an_installed_service(client: Client
 
 def test_removing_keeps_backups_unless_the_name_is_typed(client: Client, job: t.JobView, home: Path) -> None:
     with pytest.raises(InUse):
-        client.call(ops.REPOSITORY_REMOVE, t.Remove("main"))
+        client.call(ops.REPOSITORY_REMOVE, t.Remove("backup"))
     with pytest.raises(InUse):
-        client.call(ops.HYPERVISOR_REMOVE, t.Remove("lab"))
+        client.call(ops.HYPERVISOR_REMOVE, t.Remove("images"))
     with pytest.raises(ConfirmationNeeded):
         client.call(ops.JOB_DELETE, t.Remove(job.name, with_backups=True, confirm="Nightly"))
     client.call(ops.JOB_DELETE, t.Remove(job.name))
-    client.call(ops.REPOSITORY_REMOVE, t.Remove("main"))
+    client.call(ops.REPOSITORY_REMOVE, t.Remove("backup"))
     assert list((home / "backup").iterdir())  # its identity stays
-    client.call(ops.HYPERVISOR_REMOVE, t.Remove("lab"))
+    client.call(ops.HYPERVISOR_REMOVE, t.Remove("images"))
 
 
 def test_credentials_show_no_password(client: Client, catalog: Catalog) -> None:
