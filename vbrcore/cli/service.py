@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from vbrcore.cli import parser, unit
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _NOT_RUNNING = "service_unavailable"
 _STOPPING = "service_stopping"
-_POLL_S = 0.05
 
 
 def add_parser(nouns: Nouns[Parser]) -> None:
@@ -71,28 +70,35 @@ def _status(args: argparse.Namespace) -> int:
 def _stop(args: argparse.Namespace) -> int:
     """Return when the service is gone; where none runs there is nothing to do."""
     with connect(args, start=False) as client:
-        stopped = _is_running(client)
-        if stopped:
-            client.call(operations.SERVICE_STOP, types.ServiceStop(now=args.now))
-        while _is_running(client):
-            time.sleep(_POLL_S)
+        try:
+            pid = client.call(operations.SERVICE_SHOW, types.Nothing()).pid
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            process = None
+        except errors.VbrError as error:
+            if error.code != _NOT_RUNNING:
+                raise
+            process = None
+        if process is not None:
+            try:
+                _stop_and_wait(client, process, now=args.now)
+            finally:
+                os.close(process)
     if args.json:
-        print_json({"stopped": stopped})
+        print_json({"stopped": process is not None})
     else:
-        print("service stopped" if stopped else "no service runs")
+        print("no service runs" if process is None else "service stopped")
     return 0
 
 
-def _is_running(client: Client) -> bool:
+def _stop_and_wait(client: Client, process: int, *, now: bool) -> None:
+    """Stop the service and wait until its process has ended. A service that ends before it answers has stopped too."""
     try:
-        client.call(operations.SERVICE_SHOW, types.Nothing())
+        client.call(operations.SERVICE_STOP, types.ServiceStop(now=now))
     except errors.VbrError as error:
-        if error.code == _STOPPING:
-            return True
-        if error.code != _NOT_RUNNING:
+        if error.code not in {_NOT_RUNNING, _STOPPING}:
             raise
-        return False
-    return True
+    select.select([process], [], [])
 
 
 def _install(args: argparse.Namespace) -> int:
