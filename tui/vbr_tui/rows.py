@@ -33,7 +33,7 @@ PROCESS_COLUMNS = (
     Column("PID", 8, right=True),
     Column("CPU", 6, right=True),
     Column("MEMORY", 9, right=True),
-    Column("LOG", weight=3, from_width=110, keep_end=True),
+    Column("LOG", weight=2, from_width=110, keep_end=True),
 )
 
 # Glyph, word and tone: a state is never told by its colour alone.
