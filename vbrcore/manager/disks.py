@@ -11,7 +11,7 @@ from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import disk_demand, further_disk_demand
 from vbrcore.manager.source import run_mover
 from vbrcore.manager.target import Target, TargetRun
-from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
+from vbrcore.model.errors import CanNeverRun, InvalidValue, MoverLost, VbrError
 from vbrcore.model.inventory import Machine, Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
@@ -88,6 +88,8 @@ class MachineDisks:
             for server in self._parts.proxies
             for place, mode in enumerate(self._parts.connection.plugin.transport_modes(self._machine, server.name))
         ]
+        if not pairs:
+            raise CanNeverRun(f"no proxy can read the disks of {self._name}")
         return tuple((server, mode) for _, server, mode in sorted(pairs, key=lambda pair: (pair[0], pair[1].name)))
 
     async def read(

@@ -8,7 +8,7 @@ from vbrcore.balancer.demand import Demand, Grant
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
 from vbrcore.manager.stop import StopWatch
-from vbrcore.model.errors import LeaseLost
+from vbrcore.model.errors import LeaseLost, RepositoryFull
 from vbrcore.model.times import LEASE_RENEWAL_S
 
 _POLL_S = 0.02
@@ -48,6 +48,7 @@ class Leases:
                     grant = self._catalog.granted(demand.demand_id)
                     if grant is not None:
                         return grant
+                    self._refuse_hopeless(demand)
                 if self.lost.is_set():
                     raise LeaseLost(f"session {self._session_id} lost its leases")
                 self._stop.check()
@@ -56,6 +57,12 @@ class Leases:
         except BaseException:
             self._catalog.cancel_request(demand.demand_id)
             raise
+
+    def _refuse_hopeless(self, demand: Demand) -> None:
+        """Fail where waiting helps nobody: a repository below its reserve needs an administrator."""
+        for waiting in self._catalog.waiting(self._session_id):
+            if waiting.demand_id == demand.demand_id and waiting.reason == "repository_below_reserve":
+                raise RepositoryFull(waiting.detail)
 
     def release(self, scope: str) -> None:
         """Give back everything held under a scope; what is not held is no error."""
