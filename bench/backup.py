@@ -1,8 +1,8 @@
 """Back up one realistic disk and restore it, beside the peers and the limits of this machine.
 
-    bench/backup.py                                     4 GiB, 3 rounds, everything
-    bench/backup.py --size 1G --only vbrcore,limit      a part of it
-    bench/backup.py --workdir DIR --json figures.json   keep the disk for the next run; write all samples
+    .venv/bin/python bench/backup.py                                     4 GiB, 3 rounds, everything
+    .venv/bin/python bench/backup.py --size 1G --only vbrcore,limit      a part of it
+    .venv/bin/python bench/backup.py --workdir DIR --json figures.json   keep the disk; write all samples
 
 Phases: full; unchanged (the same disk again, read whole by all: nobody is told that nothing changed); changed (2 % of
 the disk overwritten); restore of the newest backup, compared byte by byte. Each round runs every contestant once, on
@@ -24,7 +24,7 @@ import msgspec
 from bench import domain, peers
 from bench.contestants import Sample
 from bench.harness import GIB, MIB, parse_size
-from bench.process import become_subreaper, sync
+from bench.process import prepare, sync
 from bench.report import Aim, Line, aims, aims_table, lines_table, summarise
 from bench.rounds import DOMAIN_GROUP, Bench, DiskFacts, Skipped
 
@@ -45,7 +45,7 @@ class Figures(msgspec.Struct, frozen=True):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; print a table and, if asked, write JSON. Exit code 1 where somebody failed half-way."""
     args = _arguments(argv)
-    become_subreaper()
+    prepare()
     names = set(args.only.split(",")) if args.only else set()
     with _workdir(args.workdir) as workdir:
         bench = Bench(workdir, args.size, lambda name: not names or name in names)

@@ -29,6 +29,7 @@ _USED_SHARE: Final = 0.70  # of the disk; file system's own tables and rounding 
 _COMPRESSED_SHARE: Final = 0.20  # of what is used
 _LARGEST_SHARE: Final = 0.05  # of what is used: no file may make up the disk
 _BLOCK_BYTES: Final = 4096
+_INODE_BYTES: Final = 256
 _EPOCH: Final = 1_700_000_000
 _UUID: Final = "5a6b1f6e-27d5-4f5e-9f3c-0d0c5b0f1a11"
 _CHANGE_SHORTEST_BYTES: Final = 16 * 1024
@@ -174,13 +175,19 @@ def _walk(trees: Sequence[str]) -> Iterator[_File]:
 
 
 def _take(files: Iterator[_File], budget_bytes: int, largest_bytes: int) -> list[_File]:
-    """Return the first files that fit, as they occupy whole blocks."""
+    """Return the first files that fit, with the blocks, inodes and directories that they need."""
     taken: list[_File] = []
+    directories: set[Path] = set()
     for file in files:
-        occupied = -(-file.size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
-        if file.size_bytes > largest_bytes or occupied > budget_bytes:
+        if file.size_bytes > largest_bytes:
+            continue
+        new = set(Path(file.path).parents) - directories
+        occupied = -(-file.size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES + _INODE_BYTES
+        occupied += len(new) * (_BLOCK_BYTES + _INODE_BYTES)
+        if occupied > budget_bytes:
             continue
         budget_bytes -= occupied
+        directories |= new
         taken.append(file)
     return taken
 
@@ -251,5 +258,7 @@ def _make_file_system(path: Path, size_bytes: int, stage: Path) -> None:
         "E2FSPROGS_FAKE_TIME": str(_EPOCH),
         "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
     }
-    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK_BYTES), "-i", "16384", "-m", "0"]
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK_BYTES), "-m", "0"]
+    entries = sum(len(directories) + len(names) for _, directories, names in os.walk(stage))
+    command += ["-N", str(max(size_bytes // 16384, entries + entries // 8 + 64))]
     run([*command, "-L", "root", "-U", _UUID, "-E", options, "-d", str(stage), str(path)], env=environment)

@@ -1,7 +1,7 @@
 """How long a session takes that has nothing to do: one small machine, unchanged, the service running.
 
-    bench/idle_session.py                    5 sessions after a first full
-    bench/idle_session.py --sessions 9 --json -
+    .venv/bin/python bench/idle_session.py                    5 sessions after a first full
+    .venv/bin/python bench/idle_session.py --sessions 9 --json -
 
 Stages are the gaps between the lines of the session log, named by the line that ends them; before the first line lie
 the command and the start of the job manager, after the last one the end of the session as the command sees it.
@@ -23,7 +23,7 @@ import msgspec
 
 from bench.harness import MIB, Spread, parse_size, span, spread, table
 from bench.ours import JOB, MACHINE, Deployment, JobResult, job_result
-from bench.process import become_subreaper
+from bench.process import prepare
 
 AIM_S: Final = 1.0
 START: Final = "(command, start of the job manager)"
@@ -92,7 +92,7 @@ def _run_once(deployment: Deployment) -> _Session:
     output = deployment.run("job", "run", JOB, "--json")
     ended = time.time()
     result = job_result(output)
-    log = deployment.home / "log" / result.job_id / f"{result.session_id}.jsonl"
+    log = next((deployment.home / "log").glob(f"*/{result.session_id}.jsonl"))
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     lines.sort(key=lambda line: line["time"])
     marks = [(_named(line["message"]), float(line["time"])) for line in lines] + [(END, ended)]
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=parse_size, default=16 * MIB, metavar="SIZE", help="of the machine's disk (16M)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (-: to standard output)")
     args = parser.parse_args(argv)
-    become_subreaper()
+    prepare()
     workdir = Path(tempfile.mkdtemp(prefix="vbrbench-"))
     try:
         figures = measure(workdir, args.sessions, args.size)

@@ -1,6 +1,6 @@
 """What this machine can do at best: the bare work of each phase, on all cores, with nothing around it.
 
-    bench/limits.py DISK --survey FILE --work read|hash|compress|restore --scratch DIR
+    .venv/bin/python bench/limits.py DISK --survey FILE --work read|hash|compress|restore --scratch DIR
 
 prints one JSON object: wall_s, durable_s, cpu_s, stored_bytes. `read` reads every block that is no hole; `hash` adds
 the test for zeros and BLAKE3; `compress` reads and compresses each unique block that is not zero; `restore` reads

@@ -1,7 +1,7 @@
 """How much anonymous memory movers take with eight disks at once: one target mover and eight source movers.
 
-    bench/memory.py                          8 disks of 1 GiB, cut from a realistic one
-    bench/memory.py --size 256M --json -
+    .venv/bin/python bench/memory.py                          8 disks of 1 GiB, cut from a realistic one
+    .venv/bin/python bench/memory.py --size 256M --json -
 
 The movers are driven as a job manager drives them (bench/movers.py), all eight sources at the same time, which on a
 small machine the slots would not allow. RssAnon of every mover is read from /proc/PID/status a hundred times a second.

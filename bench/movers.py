@@ -1,6 +1,6 @@
 """The data path alone: a transport, a target mover and source movers as a job manager drives them, nothing around them.
 
-    bench/movers.py DISK --workdir DIR
+    .venv/bin/python bench/movers.py DISK --workdir DIR
 
 backs a raw disk up (full, unchanged) and restores it, and prints one JSON object with the seconds of each.
 """

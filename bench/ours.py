@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from bench.contestants import Contestant, Phase
+from bench.harness import MIB
 from bench.process import CommandFailed, Done, run
 
 JOB = "bench"
@@ -64,6 +65,20 @@ class Deployment:
     def close(self) -> None:
         """Stop the service, with what it runs."""
         self.run("service", "stop")
+
+
+def warm_up(directory: Path) -> None:
+    """Run one small session, so that whoever is measured finds its modules compiled."""
+    (directory / "machines" / MACHINE).mkdir(parents=True)
+    (directory / "machines" / MACHINE / "disk.raw").write_bytes(os.urandom(4 * MIB))
+    deployment = Deployment(directory / "home")
+    try:
+        deployment.images_job(directory / "machines", directory / "repository")
+        deployment.run("job", "run", JOB, "--json")
+        point, disk = deployment.newest_point()
+        deployment.run("restore", "disk", point, disk, "--output", str(directory / "restored.raw"))
+    finally:
+        deployment.close()
 
 
 def job_result(output: str) -> JobResult:

