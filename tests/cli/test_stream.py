@@ -83,4 +83,4 @@ def test_a_long_temporary_directory(output: int, tmp_path: Path, monkeypatch: py
     with StreamReceiver(output) as receiver:
         connect(receiver, receiver.token.encode() + b"\n").close()
         receiver.finish()
-    assert receiver.path.startswith("/tmp/vbr-")  # noqa: S108
+    assert receiver.path.startswith("/tmp/vbr-stream-")  # noqa: S108

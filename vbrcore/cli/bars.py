@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vbrcore.api.types import SessionView, TaskView
 from vbrcore.cli.output import clean, duration, size
-from vbrcore.cli.progress import because, load_line, task_name
+from vbrcore.cli.progress import because, is_small, load_line, task_name
 
 _LINES_FOR_OTHERS = 6  # heading, summary, bottleneck and some air below the bars
 
@@ -35,9 +35,10 @@ class Bars:
         self._live.stop()
 
     def _picture(self, view: SessionView) -> Group:
-        active = [task for task in view.tasks if task.state == "running"]
-        waiting = [task for task in view.tasks if task.state in {"pending", "assigned"}]
-        ended = len(view.tasks) - len(active) - len(waiting)
+        tasks = [task for task in view.tasks if not is_small(task)]
+        active = [task for task in tasks if task.state == "running"]
+        waiting = [task for task in tasks if task.state in {"pending", "assigned"}]
+        ended = len(tasks) - len(active) - len(waiting)
         room = max(self._console.size.height - _LINES_FOR_OTHERS, 1)
         table = Table.grid(padding=(0, 2))
         for task in [*active, *waiting][:room]:
@@ -46,7 +47,7 @@ class Bars:
         lines: list[RenderableType] = [
             Text(clean(f"{view.name}: {view.state}{because(view)}"), style="bold"),
             table,
-            Text(f"{ended} of {len(view.tasks)} done" + (f", {hidden} more not shown" if hidden > 0 else "")),
+            Text(f"{ended} of {len(tasks)} done" + (f", {hidden} more not shown" if hidden > 0 else "")),
         ]
         load = load_line(view.tasks)
         return Group(*lines, *([Text(load)] if load else []))

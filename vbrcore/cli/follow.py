@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.output import duration, print_json, say, size
@@ -15,38 +15,55 @@ from vbrcore.cli.progress import Lines, Reporter
 from vbrcore.cli.report import report
 
 if TYPE_CHECKING:
+    import msgspec
+
     from vbrcore.api.client import Client
+    from vbrcore.api.operations import Operation
+
+    Req = TypeVar("Req", bound=msgspec.Struct)
 
 _FIRST_DELAY_S = 0.02
 _LONGEST_DELAY_S = 0.5
 _SERVICE_PATIENCE_S = 60.0  # a service that died is started again by the client; give up after this long
+_STOPPING = "Stopping: started machines finish, no new one starts. Ctrl-C again stops at once."
+_STOPPING_NOW = "Stopping now. Ctrl-C again leaves the session to itself."
 _AWAY = frozenset({"service_unavailable", "service_stopping", "protocol_error"})
 
 
-def follow(client: Client, started: types.SessionStarted, *, as_json: bool) -> int:
-    """Wait for the session, print its result and return the exit code: 0 also with warnings, 3 when it failed."""
-    view = wait(client, started.session_id, as_json=as_json)
-    return conclude(view, as_json=as_json)
+def follow(client: Client, operation: Operation[Req, types.SessionStarted], request: Req, *, as_json: bool) -> int:
+    """Start a session, wait for it, print its result; return the exit code: 0 also with warnings."""
+    return conclude(wait(client, operation, request, as_json=as_json), as_json=as_json)
 
 
 def wait(
-    client: Client, session_id: str, *, as_json: bool, watch: Callable[[], None] = lambda: None
+    client: Client,
+    operation: Operation[Req, types.SessionStarted],
+    request: Req,
+    *,
+    as_json: bool,
+    watch: Callable[[], None] = lambda: None,
 ) -> types.SessionView:
-    """Return the session when it has ended. `watch` is called at each poll and may raise.
+    """Start a session and return it when it has ended. `watch` is called at each poll; its errors end the session.
 
     Ctrl-C stops the session gracefully, the second one now, the third one leaves it (`KeyboardInterrupt`).
     """
     delay_s = _FIRST_DELAY_S
     asked = 0
     with Interrupts() as interrupts, _reporter(as_json=as_json) as reporter:
+        session_id = client.call(operation, request).session_id
         while True:
             view = _show(client, session_id)
             reporter.update(view)
             if view.state == "ended":
                 return view
-            watch()
+            try:
+                watch()
+            except OSError:
+                _stop(client, session_id, now=True)
+                raise
             if interrupts.count > asked:
                 asked = interrupts.count
+                say(_STOPPING_NOW if asked > 1 else _STOPPING)
                 _stop(client, session_id, now=asked > 1)
                 delay_s = _FIRST_DELAY_S
             time.sleep(delay_s)
@@ -112,11 +129,10 @@ def _show(client: Client, session_id: str) -> types.SessionView:
 
 
 def _stop(client: Client, session_id: str, *, now: bool) -> None:
-    if now:
-        say("Stopping now. Ctrl-C again leaves the session alone.")
-    else:
-        say("Stopping: started machines finish, no new one starts. Ctrl-C again stops at once.")
-    client.call(operations.JOB_STOP, types.JobStop(session_id, now=now))
+    try:
+        client.call(operations.JOB_STOP, types.JobStop(session_id, now=now))
+    except errors.VbrError as error:  # it may have ended meanwhile; else it can be asked again
+        say(f"The session could not be told to stop: {error}")
 
 
 def _reporter(*, as_json: bool) -> Reporter:
@@ -149,7 +165,7 @@ def _warnings(view: types.SessionView) -> list[str]:
 def _sentence(view: types.SessionView) -> str:
     totals = view.totals
     return (
-        f"{view.name}: {view.result} in {duration(view.duration_s)}; read {size(totals.read_bytes)}, "
+        f"{view.kind} of {view.name}: {view.result} in {duration(view.duration_s)}; read {size(totals.read_bytes)}, "
         f"transferred {size(totals.transferred_bytes)}, stored {size(totals.stored_bytes)} "
         f"(session {view.session_id})"
     )

@@ -171,9 +171,9 @@ def _show(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        started = client.call(operations.JOB_RUN, types.ByName(args.name))
         if not args.detach:
-            return follow(client, started, as_json=args.json)
+            return follow(client, operations.JOB_RUN, types.ByName(args.name), as_json=args.json)
+        started = client.call(operations.JOB_RUN, types.ByName(args.name))
     if args.json:
         print_json(started)
     else:

@@ -58,8 +58,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _delete(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        started = client.call(operations.POINT_DELETE, types.PointDelete(tuple(args.points)))
-        return follow(client, started, as_json=args.json)
+        return follow(client, operations.POINT_DELETE, types.PointDelete(tuple(args.points)), as_json=args.json)
 
 
 def _disks(view: types.PointView) -> str:

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 from vbrcore.cli.api import types
 from vbrcore.cli.output import say, size
 
+_CONFIGURATION = "configuration"  # the task that copies it has this name in place of a disk's
 _STAGES = ("source", "compress", "network", "target")
 
 
@@ -27,8 +28,11 @@ class Lines:
         self._said: dict[str, tuple[str, str]] = {}
 
     def update(self, view: types.SessionView) -> None:
-        self._say(view.session_id, (view.state, view.reason), f"{view.name}: {view.state}{because(view)}")
+        if view.state != "ended":
+            self._say_session(view)
         for task in view.tasks:
+            if is_small(task) or (task.state in {"pending", "assigned"} and not task.reason):
+                continue  # what waits without a reason is about to start
             text = f"{task_name(task)}: {task.state}"
             if task.state == "done":
                 text += f", read {size(task.totals.read_bytes)}, transferred {size(task.totals.transferred_bytes)}"
@@ -37,6 +41,8 @@ class Lines:
             if task.attempt > 1:
                 text += f" (attempt {task.attempt})"
             self._say(task.task_id, (f"{task.state} {task.attempt}", task.reason), text)
+        if view.state == "ended":
+            self._say_session(view)
 
     def __enter__(self) -> Self:
         return self
@@ -44,14 +50,22 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         """Nothing is held."""
 
+    def _say_session(self, view: types.SessionView) -> None:
+        self._say(view.session_id, (view.state, view.reason), f"{view.name}: {view.state}{because(view)}")
+
     def _say(self, key: str, state: tuple[str, str], text: str) -> None:
         if self._said.get(key) != state:
             self._said[key] = state
             say(text)
 
 
+def is_small(task: types.TaskView) -> bool:
+    """Tell whether this is a machine's configuration that is well: copied in no time, and of interest to nobody."""
+    return task.disk == _CONFIGURATION and task.state != "failed"
+
+
 def task_name(task: types.TaskView) -> str:
-    return f"{task.machine} / {task.disk}" if task.disk else f"{task.machine} / configuration"
+    return f"{task.machine} / {task.disk}"
 
 
 def load_line(tasks: tuple[types.TaskView, ...]) -> str:

@@ -24,7 +24,7 @@ def _ps(args: argparse.Namespace) -> int:
         return 0
     rows = [
         (
-            "  " * depth + v.kind + (f" ({v.role})" if v.role else ""),
+            "  " * depth + v.kind + (f" ({v.role})" if v.kind == "mover" else ""),
             str(v.pid),
             v.server,
             v.job_name or "-",

@@ -33,7 +33,7 @@ def report(info: errors.ErrorInfo, *, as_json: bool, tasks: Sequence[TaskView] =
         return info.exit_code
     for task in tasks:
         if task.error is not None:
-            say(f"{_place(task)}: {task.error.code}: {task.error.message}")
+            say(f"{task.machine} / {task.disk}: {task.error.code}: {task.error.message}")
             if task.error.hint:
                 say(f"  hint: {task.error.hint}")
     say(f"error: {info.message}")
@@ -53,7 +53,3 @@ def report_exception(error: Exception, *, as_json: bool) -> int:
         unusable = errors.FileUnusable(f"{error.filename}: {error.strerror}")
         return report(unusable.info(), as_json=as_json)
     return report(errors.info_of(error), as_json=as_json)
-
-
-def _place(task: TaskView) -> str:
-    return f"{task.machine} / {task.disk}" if task.disk else task.machine

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from vbrcore.cli import follow, parser, paths, values
 from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.context import connect
 from vbrcore.cli.parser import Nouns, Parser
 from vbrcore.cli.stream import StreamReceiver
-
-if TYPE_CHECKING:
-    from vbrcore.api.client import Client
 
 _FORMATS = ("raw", "qcow2", "vmdk", "vhdx")
 _STDOUT = "-"
@@ -77,7 +73,7 @@ def _disk(args: argparse.Namespace) -> int:
         point=args.point, disk=args.disk, format=args.format, output=paths.absolute(args.output)
     )
     with connect(args) as client:
-        return follow.follow(client, client.call(operations.RESTORE_DISK, request), as_json=args.json)
+        return follow.follow(client, operations.RESTORE_DISK, request, as_json=args.json)
 
 
 def _disk_to_stdout(args: argparse.Namespace) -> int:
@@ -86,20 +82,10 @@ def _disk_to_stdout(args: argparse.Namespace) -> int:
     if sys.stdout.isatty():
         raise errors.UsageError("a disk is not written to a terminal: redirect the standard output")
     with connect(args) as client, StreamReceiver(sys.stdout.fileno()) as receiver:
-        return _stream(args, client, receiver)
-
-
-def _stream(args: argparse.Namespace, client: Client, receiver: StreamReceiver) -> int:
-    request = types.RestoreDisk(point=args.point, disk=args.disk, stream=receiver.path, stream_token=receiver.token)
-    started = client.call(operations.RESTORE_DISK, request)
-    try:
-        view = follow.wait(client, started.session_id, as_json=args.json, watch=receiver.check)
+        request = types.RestoreDisk(point=args.point, disk=args.disk, stream=receiver.path, stream_token=receiver.token)
+        view = follow.wait(client, operations.RESTORE_DISK, request, as_json=args.json, watch=receiver.check)
         if view.result != "failed":
             receiver.finish()
-    except OSError:
-        # Nobody reads the output any more, or it is full: the session must not go on for nothing.
-        client.call(operations.JOB_STOP, types.JobStop(started.session_id, now=True))
-        raise
     return follow.conclude(view, as_json=args.json, stdout_is_data=True)
 
 
@@ -115,4 +101,4 @@ def _machine(args: argparse.Namespace) -> int:
         point=args.point, hypervisor=args.hypervisor, name=args.name, power_on=args.power_on, options=options
     )
     with connect(args) as client:
-        return follow.follow(client, client.call(operations.RESTORE_MACHINE, request), as_json=args.json)
+        return follow.follow(client, operations.RESTORE_MACHINE, request, as_json=args.json)

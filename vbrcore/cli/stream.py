@@ -35,7 +35,7 @@ class StreamReceiver:
         self._error: OSError | None = None
         self._complete = False
         self._gone = threading.Event()
-        self._directory = Path(tempfile.mkdtemp(prefix="vbr-", dir=_short_directory()))
+        self._directory = Path(tempfile.mkdtemp(prefix="vbr-stream-", dir=_short_directory()))
         self._directory.chmod(0o711)
         self.path = str(self._directory / secrets.token_hex(8))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -122,5 +122,5 @@ class StreamReceiver:
 
 def _short_directory() -> str | None:
     """A socket's path is limited to 107 bytes, and TMPDIR may be longer than that allows."""
-    name_bytes = len("/vbr-12345678/") + 16
+    name_bytes = len("/vbr-stream-12345678/") + 16
     return None if len(tempfile.gettempdir()) + name_bytes <= _LONGEST_SOCKET_PATH else "/tmp"  # noqa: S108

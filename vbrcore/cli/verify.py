@@ -19,5 +19,4 @@ def add_parser(nouns: Nouns[Parser]) -> None:
 
 def _verify(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        started = client.call(operations.VERIFY, types.Verify(args.point, deep=args.deep))
-        return follow(client, started, as_json=args.json)
+        return follow(client, operations.VERIFY, types.Verify(args.point, deep=args.deep), as_json=args.json)
