@@ -29,7 +29,7 @@ HMP = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
 
 
 @pytest.fixture(scope="session")
-def connection() -> Iterator[Any]:
+def libvirt_connection() -> Iterator[Any]:
     subprocess.run([str(SCRIPTS / "libvirt-up")], check=True, timeout=60)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     opened = libvirt.open("qemu:///system")
@@ -163,7 +163,7 @@ class Guest:
 
 
 @pytest.fixture(scope="session")
-def make_guest(connection: Any) -> Iterator[Callable[[], Guest]]:
+def make_guest(libvirt_connection: Any) -> Iterator[Callable[[], Guest]]:
     """Make guests; all are removed at the end at once, because libvirt takes seconds to end each."""
     made: list[Guest] = []
 
@@ -171,7 +171,7 @@ def make_guest(connection: Any) -> Iterator[Callable[[], Guest]]:
         name = f"vbrtest-{uuid.uuid4().hex[:8]}"
         directory = Path("/var/lib/libvirt/images") / name
         directory.mkdir()
-        made.append(Guest(connection, directory, name))
+        made.append(Guest(libvirt_connection, directory, name))
         return made[-1]
 
     yield make

@@ -40,13 +40,13 @@ def source(make_guest: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def restore(connection: Any, source: Any, make_line: Callable[..., Any]) -> Iterator[Any]:
+def restore(libvirt_connection: Any, source: Any, make_line: Callable[..., Any]) -> Iterator[Any]:
     line = make_line(source)
     made = Restore(source, line)
     yield made
     for name in made.names:
         if name != source.name:
-            source.remove_domain(connection, name)
+            source.remove_domain(libvirt_connection, name)
             for path in source.directory.glob(f"{name}*"):
                 path.unlink()
 

@@ -13,7 +13,8 @@ from vbr_kvm.connection import libvirt_errors, parse, translated
 from vbrcore.model.errors import HypervisorFailed, MachineBusy
 
 EXPORT_BITMAP = "vbr"
-_ABORT_TIMEOUT_S = 60
+# Usually some 50 ms; but libvirt 9 can lose 30 s over a guest agent that comes or goes meanwhile (see docs/kvm.md).
+_ABORT_TIMEOUT_S = 120
 _ABORT_POLL_S = 0.01
 
 
