@@ -90,13 +90,13 @@ def _disk_to_stdout(args: argparse.Namespace) -> int:
 
 
 def _machine(args: argparse.Namespace) -> int:
-    options = paths.with_absolute_paths(values.pairs(args.options, "--option"))
+    options = values.pairs(args.options, "--option")
     if args.directory is not None:
         options["directory"] = paths.absolute(args.directory)
     if args.new_identity:
-        options["new_identity"] = "true"
+        options["new_identity"] = "yes"
     if args.trust_configuration:
-        options["trust_configuration"] = "true"
+        options["trust_configuration"] = "yes"
     request = types.RestoreMachine(
         point=args.point, hypervisor=args.hypervisor, name=args.name, power_on=args.power_on, options=options
     )
