@@ -8,6 +8,11 @@ import pytest
 from vbrcore.cli import unit
 
 
+@pytest.fixture(autouse=True)
+def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VBRCORE_HOME", raising=False)
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("for_user", [False, True])
 @pytest.mark.parametrize("home", [None, '/srv/it\'s 100% "odd" $HOME\\x'])
@@ -34,8 +39,7 @@ def test_what_the_unit_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start == f'ExecStart="{sys.executable}" -m vbrcore service run'
 
 
-def test_homes_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VBRCORE_HOME", raising=False)
+def test_homes_without_being_told() -> None:
     assert '"VBRCORE_HOME=/var/lib/vbrcore"' in unit.unit_text(None, for_user=False)
     assert '"VBRCORE_HOME=%h/.local/share/vbrcore"' in unit.unit_text(None, for_user=True)
 

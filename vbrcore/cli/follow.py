@@ -149,9 +149,10 @@ def _failure(view: types.SessionView) -> errors.ErrorInfo:
     if view.kind != "backup" and first is not None:
         return first
     message = f"session {view.session_id} of {view.name} failed"
-    if view.error is not None:
-        message += f": {view.error.message}"
-    return errors.SessionFailed(message).info()
+    if view.error is None:
+        return errors.SessionFailed(message).info()
+    code, exit_code = errors.SessionFailed.code, errors.SessionFailed.exit_code
+    return errors.ErrorInfo(code, f"{message}: {view.error.message}", view.error.hint, exit_code=exit_code)
 
 
 def _warnings(view: types.SessionView) -> list[str]:
