@@ -47,14 +47,26 @@ class SourceSpec(msgspec.Struct, frozen=True):
     secrets: dict[str, str] = {}
 
 
+class Confinement(msgspec.Struct, frozen=True):
+    """Of a sink that is written for another user: where new files may be made, and whom they are given to.
+
+    Only below `directories`, following no link there; `uid` -1: they stay the mover's.
+    """
+
+    directories: tuple[str, ...]
+    uid: int = -1
+    gid: int = -1
+
+
 class SinkSpec(msgspec.Struct, frozen=True):
-    """What a mover needs to open one sink to restore into."""
+    """What a mover needs to open one sink to restore into. A writer that cannot keep to `confinement` refuses it."""
 
     plugin: str
     writer: str
     size_bytes: int
     settings: dict[str, str | int | bool | list[str]] = {}
     secrets: dict[str, str] = {}
+    confinement: Confinement | None = None
 
 
 class DiskSource(msgspec.Struct, frozen=True):

@@ -5,7 +5,6 @@ write into its directory could exchange them; so after the opening it is looked 
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from vbrcore.model.errors import (
-    AlreadyExists,
     ImageEscapesDirectory,
     ImageInvalid,
     SinkWriteFailed,
@@ -21,11 +19,13 @@ from vbrcore.model.errors import (
     TrackingLost,
 )
 from vbrcore.plugins import nbd, vhdx
+from vbrcore.plugins.api import Confinement
 from vbrcore.plugins.imagechain import ImageFile, inspect
 from vbrcore.plugins.mover import Extent, Reader, Writer
 from vbrcore.plugins.nbd import NbdClient
+from vbrcore.plugins.newfile import NewFile
 from vbrcore.plugins.programs import QemuNbd, run_qemu_img
-from vbrcore.plugins.rawimage import RawReader, RawWriter, sync_directory
+from vbrcore.plugins.rawimage import RawReader, RawWriter
 
 OUTPUT_FORMATS = ("raw", "qcow2", "vmdk", "vhdx")
 
@@ -52,16 +52,16 @@ def open_image(
     return QemuReader(image, force_share=force_share)
 
 
-def create_image(path: str, image_format: str, size_bytes: int) -> Writer:
-    """Create a new sparse image file, mode 0600. Raises `AlreadyExists`, `SinkWriteFailed`.
+def create_image(path: str, image_format: str, size_bytes: int, confinement: Confinement | None = None) -> Writer:
+    """Create a new sparse image file, mode 0600, that appears under its name with the writer's `finish`.
 
     Formats other than raw know whole sectors only: the size is rounded up to 512 bytes. A VMDK has at least one.
+    Raises `AlreadyExists`, `OutputRefused` for a place outside `confinement`, `SinkWriteFailed`.
     """
     if image_format not in OUTPUT_FORMATS:
         raise SinkWriteFailed(f"format {image_format!r} cannot be written, only {', '.join(OUTPUT_FORMATS)}")
-    if image_format == "raw":
-        return RawWriter(path, size_bytes)
-    return QemuWriter(path, image_format, size_bytes)
+    file = NewFile(path, confinement)
+    return RawWriter(file, size_bytes) if image_format == "raw" else QemuWriter(file, image_format, size_bytes)
 
 
 class QemuReader:
@@ -105,25 +105,14 @@ class QemuReader:
 
 
 class QemuWriter:
-    """A new image behind qemu-nbd as a `mover.Writer`.
+    """A new file, made an image by qemu-nbd, as a `mover.Writer`, which closes it."""
 
-    It is made in a private directory beside its place, which an empty file keeps for it, and moved there by `finish`.
-    """
-
-    def __init__(self, path: str, image_format: str, size_bytes: int) -> None:
-        self._path = path
+    def __init__(self, file: NewFile, image_format: str, size_bytes: int) -> None:
+        self._file = file
+        self._path = file.path
         self._size_bytes = size_bytes
-        self._finished = False
         self._server: QemuNbd | None = None
         self._client: NbdClient | None = None
-        parent = Path(path).parent
-        self._keep_place()
-        try:
-            self._staging = Path(tempfile.mkdtemp(prefix=".vbr-", dir=parent))
-        except OSError as error:
-            Path(path).unlink()
-            raise SinkWriteFailed(f"{parent} cannot be written: {error.strerror}") from error
-        self._staged = self._staging / Path(path).name
         try:
             sectors = max(-(-size_bytes // _SECTOR_BYTES), 1 if image_format == "vmdk" else 0)
             self._open(image_format, sectors * _SECTOR_BYTES)
@@ -134,6 +123,7 @@ class QemuWriter:
     def write_from(self, offset: int, buffer: memoryview) -> None:
         padding = self._padding(offset, len(buffer))
         self._opened().write_from(offset, memoryview(bytes(buffer) + bytes(padding)) if padding else buffer)
+        self._file.wrote(len(buffer))
 
     def zero(self, offset: int, length: int) -> None:
         self._opened().zero(offset, length + self._padding(offset, length))
@@ -145,50 +135,31 @@ class QemuWriter:
         code = self._server.wait() if self._server is not None else -1
         if code:
             raise SinkWriteFailed(f"qemu-nbd ended with {code} after writing {self._path}")
-        try:
-            descriptor = os.open(self._staged, os.O_RDONLY)
-            try:
-                os.fchmod(descriptor, 0o600)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            self._staged.rename(self._path)
-            self._finished = True
-            sync_directory(Path(self._path).parent)
-        except OSError as error:
-            raise SinkWriteFailed(f"{self._path} was not made durable: {error.strerror}") from error
+        self._file.commit()
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
         if self._server is not None:
             self._server.close()
-        shutil.rmtree(self._staging, ignore_errors=True)
-        if not self._finished:
-            Path(self._path).unlink(missing_ok=True)
-            self._finished = True  # nothing to remove any more
+        self._file.close()
 
     def _padding(self, offset: int, length: int) -> int:
         """Return how many zeros fill up the last sector of a disk that does not end with one."""
         return -length % _SECTOR_BYTES if offset + length == self._size_bytes else 0
 
-    def _keep_place(self) -> None:
-        try:
-            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        except FileExistsError as error:
-            raise AlreadyExists(f"{self._path} exists already") from error
-        except OSError as error:
-            raise SinkWriteFailed(f"{self._path} cannot be created: {error.strerror}") from error
-
     def _open(self, image_format: str, size_bytes: int) -> None:
         options = _SUBFORMATS.get(image_format, [])
-        try:
-            run_qemu_img(
-                ["create", "-q", "-f", image_format, *options, "--", str(self._staged), str(size_bytes)], writes=True
-            )
-        except ImageInvalid as error:
-            raise SinkWriteFailed(f"{self._path} cannot be created: {error}") from error
-        node = {"driver": image_format, "file": {"driver": "file", "filename": str(self._staged)}}
+        # A VMDK notes the name it is made under: that of its place, not that of our descriptor.
+        with tempfile.TemporaryDirectory(prefix="vbr-") as directory:
+            name = Path(directory) / Path(self._path).name
+            name.symlink_to(self._file.process_path)
+            command = ["create", "-q", "-f", image_format, *options, "--", str(name), str(size_bytes)]
+            try:
+                run_qemu_img(command, writes=True)
+            except ImageInvalid as error:
+                raise SinkWriteFailed(f"{self._path} cannot be created: {error}") from error
+        node = {"driver": image_format, "file": {"driver": "file", "filename": self._file.process_path}}
         self._server = QemuNbd(_json(node), read_only=False, connections=1, options=["--discard=unmap"])
         try:
             self._client = _connect(self._server, self._path, 1)

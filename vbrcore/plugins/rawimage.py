@@ -10,10 +10,10 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
-from vbrcore.model.errors import AlreadyExists, ImageInvalid, SinkWriteFailed, SourceReadFailed, TrackingLost
+from vbrcore.model.errors import ImageInvalid, SinkWriteFailed, SourceReadFailed, TrackingLost
 from vbrcore.plugins.mover import Extent
+from vbrcore.plugins.newfile import NewFile
 
 _RWF_DONTCACHE = 0x80  # Linux 6.14; not in Python's os module yet
 _EVICT_EVERY_BYTES = 64 * 1024 * 1024
@@ -25,7 +25,7 @@ class RawReader:
 
     def __init__(self, path: str, *, uncached: bool = True) -> None:
         self._path = path
-        self._descriptor = _open(path, os.O_RDONLY | os.O_NONBLOCK, ImageInvalid)
+        self._descriptor = _open(path)
         found = os.fstat(self._descriptor)
         if not stat.S_ISREG(found.st_mode):
             os.close(self._descriptor)
@@ -111,29 +111,29 @@ class RawReader:
 
 
 class RawWriter:
-    """A new sparse raw file as a `mover.Writer`: never an existing one, no link followed, mode 0600."""
+    """A new file, made a sparse raw image by a `mover.Writer`, which closes it."""
 
-    def __init__(self, path: str, size_bytes: int) -> None:
-        self._path = path
+    def __init__(self, file: NewFile, size_bytes: int) -> None:
+        self._file = file
+        self._path = file.path
         self._size_bytes = size_bytes
-        self._descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SinkWriteFailed)
-        self._finished = False
         self._closing = threading.Lock()
         try:
-            os.ftruncate(self._descriptor, size_bytes)
+            os.ftruncate(file.descriptor, size_bytes)
         except OSError as error:
             self.close()
-            raise SinkWriteFailed(f"{path} cannot have {size_bytes} bytes: {error.strerror}") from error
+            raise SinkWriteFailed(f"{file.path} cannot have {size_bytes} bytes: {error.strerror}") from error
 
     def write_from(self, offset: int, buffer: memoryview) -> None:
         self._check(offset, len(buffer))
         view, at = buffer, offset
         try:
             while view:
-                done = os.pwrite(self._descriptor, view, at)
+                done = os.pwrite(self._file.descriptor, view, at)
                 view, at = view[done:], at + done
         except OSError as error:
             raise SinkWriteFailed(f"writing {self._path} at offset {at} failed: {error.strerror}") from error
+        self._file.wrote(len(buffer))
 
     def zero(self, offset: int, length: int) -> None:
         self._check(offset, length)
@@ -143,21 +143,11 @@ class RawWriter:
                 self.write_from(at, zeros[: end - at])
 
     def finish(self) -> None:
-        try:
-            os.fsync(self._descriptor)
-            sync_directory(Path(self._path).parent)
-        except OSError as error:
-            raise SinkWriteFailed(f"{self._path} was not made durable: {error.strerror}") from error
-        self._finished = True
+        self._file.commit()
 
     def close(self) -> None:
         with self._closing:
-            if self._descriptor < 0:
-                return
-            if not self._finished:
-                Path(self._path).unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._file.close()
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self._size_bytes:
@@ -167,30 +157,19 @@ class RawWriter:
         """Yield the ranges below `end` that are no holes: what was never written is zero already."""
         while at < end:
             try:
-                data = os.lseek(self._descriptor, at, os.SEEK_DATA)
+                data = os.lseek(self._file.descriptor, at, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     return
                 raise SinkWriteFailed(f"{self._path}: {error.strerror}") from error
             if data >= end:
                 return
-            at = min(os.lseek(self._descriptor, data, os.SEEK_HOLE), end)
+            at = min(os.lseek(self._file.descriptor, data, os.SEEK_HOLE), end)
             yield data, at
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _open(path: str) -> int:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _open(path: str, flags: int, failure: type[ImageInvalid] | type[SinkWriteFailed]) -> int:
-    try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise AlreadyExists(f"{path} exists already") from error
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise failure(f"{path} cannot be opened: {error.strerror}") from error
+        raise ImageInvalid(f"{path} cannot be opened: {error.strerror}") from error

@@ -31,7 +31,7 @@ def open_sink(spec: SinkSpec) -> Writer:
             path.parent.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise SinkWriteFailed(f"{path.parent} cannot be made: {error.strerror}") from error
-    return create_image(str(path), str(spec.settings.get("format", "raw")), spec.size_bytes)
+    return create_image(str(path), str(spec.settings.get("format", "raw")), spec.size_bytes, spec.confinement)
 
 
 READERS = {"image": open_source, "configuration": KeptConfiguration}

@@ -18,7 +18,7 @@ def open_image_source(spec: SourceSpec) -> Reader:
 
 
 def create_image_sink(spec: SinkSpec) -> Writer:
-    return create_image(str(spec.settings["path"]), str(spec.settings["format"]), spec.size_bytes)
+    return create_image(str(spec.settings["path"]), str(spec.settings["format"]), spec.size_bytes, spec.confinement)
 
 
 READERS: dict[str, Callable[[SourceSpec], Reader | ConfigurationReader]] = {
