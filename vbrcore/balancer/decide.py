@@ -39,17 +39,28 @@ _NOT_RESERVABLE = frozenset({"chain_in_use", "machine_in_use", "no_proxy"})
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """Why a resource takes nothing new now, whatever is free: e.g. `repository_below_reserve`."""
+    """Why a resource takes nothing new now, whatever is free: e.g. `repository_below_reserve`.
+
+    `to_writers`: only to demands that write, so that what is there can still be restored.
+    """
 
     reason: str
     detail: str
+    to_writers: bool = False
 
 
 class Capacities(msgspec.Struct, frozen=True):
-    """`limits`: units of each resource that has a limit of its own; `closed`: those that take nothing new."""
+    """`limits`: units of each resource that has a limit of its own; `closed`: those that take nothing new.
+
+    `labels`: what people call a resource, e.g. `repository main` for `repository:<id>`.
+    """
 
     limits: dict[str, int]
     closed: dict[str, Closed] = {}
+    labels: dict[str, str] = {}
+
+    def label(self, resource: str) -> str:
+        return self.labels.get(resource, resource)
 
     def limit(self, resource: str) -> int:
         return self.limits.get(resource, _IMPLIED_LIMITS.get(_kind(resource), 0))
@@ -112,7 +123,7 @@ class _Room:
 
     def choose(self, demand: Demand) -> Choice | Closed:
         """Return the best choice that fits now (an empty one where none is needed), or why none does."""
-        if (missing := self._missing(_needs(demand, _NO_CHOICE))) is not None:
+        if (missing := self._closed(demand) or self._missing(_needs(demand, _NO_CHOICE))) is not None:
             return missing
         if not demand.choices:
             return _NO_CHOICE
@@ -135,21 +146,28 @@ class _Room:
         if not useless and not any(name in self._reserved for name in needs):
             self._reserved.update(needs)
 
+    def _closed(self, demand: Demand) -> Closed | None:
+        """Return why one of the demand's own resources takes nothing like it; None: all do."""
+        for unit in demand.units:
+            closed = self._capacities.closed.get(unit.resource)
+            if closed is not None and (demand.writes or not closed.to_writers):
+                return closed
+        return None
+
     def _missing(self, needs: Counter[str]) -> Closed | None:
         """Return the first thing that is not free, exclusive resources before slots; None: all is."""
         for resource in needs:
-            if resource in self._capacities.closed:
-                return self._capacities.closed[resource]
-        for resource in needs:
             limit = self._capacities.limit(resource)
             if needs[resource] > limit:
-                return Closed("no_proxy", f"{_PHRASES['no_proxy']}: {resource} has {limit} units")
+                return Closed(
+                    "no_proxy", f"{_PHRASES['no_proxy']}: {self._capacities.label(resource)} has {limit} units"
+                )
             if needs[resource] > limit - self._used[resource]:
                 reason = _REASONS[_kind(resource)]
-                return Closed(reason, f"{_PHRASES[reason]} ({resource}: {limit} of {limit})")
+                return Closed(reason, f"{_PHRASES[reason]} ({self._capacities.label(resource)}: {limit} of {limit})")
         for resource in needs:
             if needs[resource] > self._capacities.limit(resource) - self._used[resource] - self._reserved[resource]:
-                return Closed("reserved_for", f"{_PHRASES['reserved_for']} ({resource})")
+                return Closed("reserved_for", f"{_PHRASES['reserved_for']} ({self._capacities.label(resource)})")
         return None
 
     def _free_share(self, choice: Choice) -> float:

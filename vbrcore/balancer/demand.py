@@ -34,7 +34,7 @@ class Demand(msgspec.Struct, frozen=True):
 
     Levels: `chain` (scope "session"), `task` (scope = task id; with a machine's first disk `machine_units` are taken in
     the same transaction under the scope `machine_scope` and kept until that scope is released).
-    Without `choices` no proxy is needed. `created` is seconds since the epoch.
+    Without `choices` no proxy is needed. `created` is seconds since the epoch. `writes`: it makes a repository grow.
     """
 
     demand_id: str
@@ -50,6 +50,7 @@ class Demand(msgspec.Struct, frozen=True):
     choices: tuple[Choice, ...] = ()
     expected_bytes: int = 0
     session_started: float = 0.0
+    writes: bool = True
 
 
 class Grant(msgspec.Struct, frozen=True):

@@ -35,7 +35,7 @@ async def _forget(context: Context, repository: Repository, directory: str, poin
     work = TargetWork(
         repository_path=repository.path,
         repository_id=repository.repository_id,
-        reserve_bytes=repository.reserve_bytes,
+        reserve_bytes=0,  # a list without points is small, and deleting them is what a full repository needs
         directory=directory,
         job_id=first.job_id,
         job_name=first.job_name,

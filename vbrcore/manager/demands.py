@@ -112,4 +112,5 @@ def read_demand(session: Session, task: Task, repository: Repository, repository
         choices=(Choice(repository_server.name, "", (Unit(f"host:{repository_server.server_id}"),)),),
         expected_bytes=task.size_bytes,
         session_started=session.started or session.created,
+        writes=False,
     )

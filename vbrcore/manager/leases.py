@@ -8,11 +8,21 @@ from vbrcore.balancer.demand import Demand, Grant
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
 from vbrcore.manager.stop import StopWatch
-from vbrcore.model.errors import LeaseLost, RepositoryFull
+from vbrcore.model.errors import FormatNewer, LeaseLost, RepositoryFull, RepositoryNotMounted, VbrError
 from vbrcore.model.times import LEASE_RENEWAL_S
 
 _POLL_S = 0.02
 _POLL_MAX_S = 0.25
+_NEEDS_ADMINISTRATOR: dict[str, type[VbrError]] = {
+    "repository_below_reserve": RepositoryFull,
+    RepositoryNotMounted.code: RepositoryNotMounted,
+}
+# Why a repository takes nothing, however long one waits; storage that failed may come back by itself.
+_HOPELESS: dict[str, type[VbrError]] = {
+    "repository_below_reserve": RepositoryFull,
+    RepositoryNotMounted.code: RepositoryNotMounted,
+    FormatNewer.code: FormatNewer,
+}
 
 
 class Leases:
@@ -59,10 +69,10 @@ class Leases:
             raise
 
     def _refuse_hopeless(self, demand: Demand) -> None:
-        """Fail where waiting helps nobody: a repository below its reserve needs an administrator."""
+        """Fail where waiting helps nobody: a repository that takes nothing needs an administrator."""
         for waiting in self._catalog.waiting(self._session_id):
-            if waiting.demand_id == demand.demand_id and waiting.reason == "repository_below_reserve":
-                raise RepositoryFull(waiting.detail)
+            if waiting.demand_id == demand.demand_id and waiting.reason in _NEEDS_ADMINISTRATOR:
+                raise _NEEDS_ADMINISTRATOR[waiting.reason](waiting.detail)
 
     def release(self, scope: str) -> None:
         """Give back everything held under a scope; what is not held is no error."""

@@ -1,6 +1,7 @@
 """Sessions that read points: restore of a disk or a machine, verify."""
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
@@ -25,9 +26,9 @@ async def run_restore_disk(context: Context) -> Outcome:
     stored = context.catalog.point(request.point)
     disk = _disk(stored, request.disk)
     if request.stream:
-        sink = stream_sink(request.stream, request.stream_token, disk.size_bytes)
+        sink = stream_sink(request.stream, request.stream_token, disk.size_bytes, _confinement(context))
     else:
-        sink = export_sink(request.output, request.format, disk.size_bytes)
+        sink = export_sink(request.output, request.format, disk.size_bytes, _confinement(context))
     # A stream cannot be rewound and a new file is made exclusively: neither is tried again by itself.
     done = await run_disks(context, stored, {disk.disk_id: sink}, attempts=1)
     return _outcome(stored, done, ())
@@ -66,7 +67,7 @@ async def run_restore_machine(context: Context) -> Outcome:
             context.session.session_id, row.hypervisor_id, RESTORE, msgspec.msgpack.encode(RestoreEntry(plan))
         )
         try:
-            done = await run_disks(context, stored, dict(plan.sinks), attempts=1)
+            done = await run_disks(context, stored, _confined(plan.sinks, _confinement(context)), attempts=1)
             outcome = _outcome(stored, done, warnings.all())
             if outcome.error is not None:
                 raise error_from(outcome.error)
@@ -83,6 +84,15 @@ async def run_restore_machine(context: Context) -> Outcome:
         return outcome
     finally:
         await connection.close()
+
+
+def _confinement(context: Context) -> api.Confinement | None:
+    """Return what the service bound this session to: it has put it beside what the caller asked for."""
+    return msgspec.convert(context.session.request["confinement"], api.Confinement | None)
+
+
+def _confined(sinks: Mapping[str, api.SinkSpec], confinement: api.Confinement | None) -> dict[str, api.SinkSpec | None]:
+    return {disk_id: msgspec.structs.replace(sink, confinement=confinement) for disk_id, sink in sinks.items()}
 
 
 def _disk(stored: StoredPoint, name: str) -> PointDisk:

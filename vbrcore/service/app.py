@@ -118,7 +118,7 @@ class _Endpoint:
 
     async def _answer(self, http: Request) -> Any:
         request = await _request(http, self._operation)
-        call = Call(self._service, http.state.uid)
+        call = Call(self._service, http.state.uid, http.state.gid)
         try:
             reply = await self._handle(call, request)
         except VbrError as error:

@@ -23,9 +23,10 @@ def balance(catalog: Catalog) -> int:
     """Grant what fits; return how many grants were made."""
     if not catalog.waiting():
         return 0
-    limits = _limits(catalog.servers(), catalog.repositories())
-    closed = {f"repository:{one.repository_id}": why for one in catalog.repositories() if (why := _closed(one))}
-    return catalog.balance(functools.partial(decide, Capacities(limits, closed)))
+    servers, repositories = catalog.servers(), catalog.repositories()
+    closed = {f"repository:{one.repository_id}": why for one in repositories if (why := _closed(one))}
+    capacities = Capacities(_limits(servers, repositories), closed, _labels(servers, repositories))
+    return catalog.balance(functools.partial(decide, capacities))
 
 
 def check_can_run(repository: Repository, servers: tuple[Server, ...]) -> None:
@@ -48,6 +49,14 @@ def _limits(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -
     return limits
 
 
+def _labels(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -> dict[str, str]:
+    labels = {f"repository:{repository.repository_id}": f"repository {repository.name}" for repository in repositories}
+    for server in servers:
+        labels[f"host:{server.server_id}"] = f"server {server.name}"
+        labels[f"proxy:{server.server_id}"] = f"proxy {server.name}"
+    return labels
+
+
 def _closed(repository: Repository) -> Closed | None:
     try:
         open_repository(Path(repository.path), repository.repository_id)
@@ -59,5 +68,6 @@ def _closed(repository: Repository) -> Closed | None:
             "repository_below_reserve",
             f"repository {repository.name} has {space.free_bytes} bytes free, less than its reserve of"
             f" {space.reserve_bytes}",
+            to_writers=True,
         )
     return None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files
-from vbrcore.model.errors import InvalidValue, NotFound
+from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, NotFound
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import BLOCK_SIZES_BYTES, Job, Schedule
 from vbrcore.service import schedule
@@ -111,10 +111,13 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     chains = catalog.chains_of(job.job_id) if request.with_backups else frozenset()
     repositories = {one: catalog.repository(one) for one, _ in chains}
     storages = {one: open_repository(Path(found.path), one) for one, found in repositories.items()}
-    catalog.remove_job(job.job_id)
+    if (live := catalog.live_session_of(job.job_id)) is not None:
+        raise JobAlreadyRunning(f"session {live.session_id} of job {job.name} still runs")
+    # The job last: where its files cannot be deleted, nothing is forgotten.
     for repository_id, directory in sorted(chains):
         delete_chain_files(storages[repository_id], directory)
         catalog.replace_points(repository_id, job.job_id, directory, ())
+    catalog.remove_job(job.job_id)
     return types.Nothing()
 
 

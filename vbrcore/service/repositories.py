@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files, list_chains
-from vbrcore.model.errors import AlreadyExists, ConfirmationNeeded, InvalidValue, NotFound, VbrError
+from vbrcore.model.errors import AlreadyExists, ConfirmationNeeded, InUse, InvalidValue, NotFound, VbrError
 from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Repository
 from vbrcore.service.balancing import default_slots
@@ -80,11 +80,15 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
     path = Path(repository.path)
     # Opened first: what is not mounted cannot be deleted, and must not be forgotten as if it were.
     storage = open_repository(path, repository.repository_id) if request.with_backups else None
-    catalog.remove_repository(repository.repository_id)
+    used_by = [job.name for job in catalog.jobs() if job.repository_id == repository.repository_id]
+    if used_by:
+        raise InUse(f"repository {repository.name} is used by job {', '.join(used_by)}")
+    # The catalog's row last: where files cannot be deleted, nothing is forgotten.
     if storage is not None:
         for directory in list_chains(storage):
             delete_chain_files(storage, directory)
         storage.remove(IDENTITY_NAME)
+    catalog.remove_repository(repository.repository_id)
     return types.Nothing()
 
 

@@ -14,10 +14,11 @@ Rep = TypeVar("Rep")
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Who asks: the service that is asked, and the user id of the process at the other end of the socket."""
+    """Who asks: the service that is asked, and user and group id of the process at the other end of the socket."""
 
     service: Service
     uid: int
+    gid: int
 
 
 class Routes:

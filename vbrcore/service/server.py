@@ -24,13 +24,13 @@ class Server(uvicorn.Server):
 
 
 def make_server(app: Starlette, allowed: frozenset[int]) -> Server:
-    """Return a server whose requests know, in their state, the peer's `uid` and whether it is `allowed`."""
+    """Return a server whose requests know, in their state, the peer's `uid` and `gid` and whether it is `allowed`."""
 
     class PeerProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             peer = transport.get_extra_info("socket")
-            _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-            state: dict[str, Any] = {**self.app_state, "uid": uid, "allowed": uid in allowed}
+            _, uid, gid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+            state: dict[str, Any] = {**self.app_state, "uid": uid, "gid": gid, "allowed": uid in allowed}
             self.app_state = state
             super().connection_made(transport)
 
