@@ -68,6 +68,10 @@ class Guest:
         )
 
     def start(self) -> None:
+        for _ in range(2):  # on a busy machine libvirt can lose the race for a new QEMU's monitor
+            with contextlib.suppress(libvirt.libvirtError):
+                self.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+                return
         self.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
     def restart(self) -> None:

@@ -218,6 +218,9 @@ def test_lost_checkpoint_metadata_costs_a_full(own_guest: Any, make_line: Callab
         libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
     )
     assert "not known to libvirt" in disk(line.point(), "vda").full_reason
+    own_guest.restart()
+    last = line.point()
+    assert own_guest.image_bitmaps("vda") == {disk(last, "vda").change_id} == set(own_guest.checkpoints())
 
 
 def test_an_external_snapshot_changes_the_image(own_guest: Any, make_line: Callable[..., Any]) -> None:

@@ -31,10 +31,13 @@ class Beginning:
         bases = checkpoint.Bases(connection, domain, request.base, running=True)
         self._base = {disk.target: bases.usable(disk, self._sizes[disk.target]) for disk in disks}
         self._tracked = {disk.target for disk in disks if disk.format == "qcow2"}
+        self._without = {disk.target for disk in disks if disk.format == "qcow2" and not checkpoint.holds_bitmaps(disk)}
+        self._tracked -= self._without
         targets = [node.get("dev", "") for node in domain_xml(domain).findall("devices/disk/target")]
         self._others = [target for target in targets if target not in self._base]
 
     def begin(self, warnings: list[str], *, quiesced: bool) -> None:
+        warnings += [f"no change tracking: {target} is qcow2 of version 2" for target in sorted(self._without)]
         if quiesced:
             with quiesce.frozen(self._domain, warnings):
                 self._begin(warnings)

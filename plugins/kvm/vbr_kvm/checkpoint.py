@@ -4,19 +4,23 @@ A checkpoint is libvirt's record of one dirty bitmap per disk. All of them stay 
 jobs and other programs are neither used nor touched.
 """
 
+import json
 import subprocess
 import xml.etree.ElementTree as ET
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import libvirt
 
 from vbr_kvm.connection import libvirt_errors, parse, translated
-from vbr_kvm.domain import DomainDisk, disks_of
+from vbr_kvm.domain import DomainDisk, disks_of, domain_xml
 from vbrcore.model.ids import short_id
 from vbrcore.plugins.api import BaseDisk
 
 _WITH_SIZES = libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE
 _QEMU_IMG_TIMEOUT_S = 60
+_QCOW2_WITH_BITMAPS = 3
 
 
 def prefix_of(job_id: str) -> str:
@@ -118,6 +122,62 @@ def delete_older(domain: Any, prefix: str, name: str) -> None:
     if name in names:
         for checkpoint in listed[: names.index(name)]:
             _delete(domain, checkpoint)
+
+
+def delete_forgotten(domain: Any, prefix: str, name: str) -> None:
+    """Remove this job's bitmaps that libvirt has no checkpoint for any more, e.g. of a machine that was defined anew.
+
+    Each would slow down the guest's writes for ever. A checkpoint is made known again and deleted. Where images cannot
+    be read from here (another account, a network) they stay.
+    """
+    newest = lookup(domain, name)
+    if newest is None:
+        return
+    template = description(newest)
+    known = {checkpoint.getName() for checkpoint in ours(domain, prefix)}
+    holders: dict[str, set[str]] = {}
+    for disk in disks_of(domain.connect(), domain_xml(domain), running=True):
+        for bitmap in _bitmaps(disk) if disk.format == "qcow2" and disk.local else ():
+            if bitmap.startswith(prefix) and bitmap not in known:
+                holders.setdefault(bitmap, set()).add(disk.target)
+    for bitmap, targets in holders.items():
+        with libvirt_errors(f"{domain.name()}: bitmap {bitmap}"):
+            text = _renamed(template, bitmap, targets)
+            domain.checkpointCreateXML(text, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+            _delete(domain, domain.checkpointLookupByName(bitmap))
+
+
+def _renamed(template: ET.Element, name: str, targets: set[str]) -> str:
+    copy = deepcopy(template)
+    for node in copy.findall("name"):
+        node.text = name
+    for disk in copy.findall("disks/disk"):
+        tracked = disk.get("name") in targets
+        disk.attrib.pop("bitmap", None)
+        disk.set("checkpoint", "bitmap" if tracked else "no")
+    return ET.tostring(copy, encoding="unicode")
+
+
+def _bitmaps(disk: DomainDisk) -> set[str]:
+    """Return the bitmaps in an image as it was last closed; none where it cannot be read."""
+    command = ["qemu-img", "info", "--force-share", "--output=json", "-f", "qcow2", disk.source]
+    result = subprocess.run(command, capture_output=True, timeout=_QEMU_IMG_TIMEOUT_S, check=False)
+    if result.returncode:
+        return set()
+    specific = json.loads(result.stdout).get("format-specific", {}).get("data", {})
+    return {bitmap["name"] for bitmap in specific.get("bitmaps", [])}
+
+
+def holds_bitmaps(disk: DomainDisk) -> bool:
+    """Tell whether a qcow2 image can: not in its old version 2. One that cannot be read here is given a try."""
+    if not disk.local:
+        return True
+    try:
+        with Path(disk.source).open("rb") as file:
+            head = file.read(8)
+    except OSError:
+        return True
+    return int.from_bytes(head[4:8]) >= _QCOW2_WITH_BITMAPS
 
 
 def delete_one(domain: Any, name: str) -> None:

@@ -127,14 +127,10 @@ def reserve_bytes(settings: KvmSettings, root: Path) -> int:
 
 def check_scratch(root: Path, reserve: int) -> None:
     """Raise `ScratchFull` if less than `reserve` bytes are free."""
-    free = free_bytes(root)
+    space = os.statvfs(root)
+    free = space.f_bavail * space.f_frsize
     if free < reserve:
         raise ScratchFull(f"{root}: {free} bytes free, {reserve} must stay free during a backup")
-
-
-def free_bytes(root: Path) -> int:
-    space = os.statvfs(root)
-    return space.f_bavail * space.f_frsize
 
 
 def write_ended(directory: Path, reason: str) -> None:

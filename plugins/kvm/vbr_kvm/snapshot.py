@@ -142,6 +142,7 @@ class Snapshots:
             backup.abort(domain, Path(plan.socket))
             if committed:
                 checkpoint.delete_older(domain, plan.prefix, plan.name)
+                checkpoint.delete_forgotten(domain, plan.prefix, plan.name)
             else:
                 checkpoint.delete_one(domain, plan.name)
         places.remove_scratch_files(Path(plan.scratch), plan.name)

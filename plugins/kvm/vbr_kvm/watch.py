@@ -5,22 +5,22 @@ space. It has a libvirt connection of its own. If the manager dies the movers di
 job.
 """
 
+import contextlib
 import threading
 from pathlib import Path
 
 from vbr_kvm import backup
 from vbr_kvm.connection import find_domain, open_connection
-from vbr_kvm.places import free_bytes, write_ended
-from vbrcore.model.errors import VbrError
+from vbr_kvm.places import check_scratch, write_ended
+from vbrcore.model.errors import ScratchFull, VbrError
 
 INTERVAL_S = 0.5
 
 
 class ScratchWatch:
-    """One running backup. `reason` is why it was ended ("": it was not)."""
+    """One running backup. Why it was ended is noted beside the socket, for readers and for the confirmation."""
 
     def __init__(self, uri: str, machine_id: str, socket: Path, scratch: Path, reserve: int) -> None:
-        self.reason = ""
         self._uri = uri
         self._machine_id = machine_id
         self._socket = socket
@@ -36,18 +36,23 @@ class ScratchWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_S):
-            free = free_bytes(self._scratch)
-            if free < self._reserve:
-                self.reason = f"{self._scratch}: {free} bytes free, {self._reserve} must stay free during a backup"
-                self._end()
+            reason = self._shortage()
+            if reason:
+                self._end(reason)
                 return
 
-    def _end(self) -> None:
-        write_ended(self._socket.parent, self.reason)
-        connection = open_connection(self._uri)
+    def _shortage(self) -> str:
         try:
-            backup.abort(find_domain(connection, self._machine_id), self._socket)
-        except VbrError as error:
-            self.reason = f"{self.reason} ({error})"
-        finally:
-            connection.close()
+            check_scratch(self._scratch, self._reserve)
+        except ScratchFull as error:
+            return str(error)
+        except OSError as error:
+            return f"{self._scratch} cannot be watched: {error.strerror}"
+        return ""
+
+    def _end(self, reason: str) -> None:
+        """End the job. What fails here is met again by the release, which ends the job too."""
+        with contextlib.suppress(VbrError, OSError):
+            write_ended(self._socket.parent, reason)
+            with contextlib.closing(open_connection(self._uri)) as connection:
+                backup.abort(find_domain(connection, self._machine_id), self._socket)
