@@ -1,15 +1,17 @@
 """A sink that is a Unix socket: the disk goes down it raw, in order, zeros included (`restore ... --output -`)."""
 
 import socket
+import struct
 import threading
 from pathlib import Path
 from typing import Final
 
-from vbrcore.model.errors import InvalidValue, SinkWriteFailed
+from vbrcore.model.errors import InvalidValue, OutputRefused, SinkWriteFailed
 from vbrcore.mover.sockets import connect_to
-from vbrcore.plugins.api import SinkSpec
+from vbrcore.plugins.api import Confinement, SinkSpec
 
 _ZEROS_BYTES: Final = 1024 * 1024
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 
 
 class StreamWriter:
@@ -31,6 +33,7 @@ class StreamWriter:
         self._zeros = bytes(_ZEROS_BYTES)
         try:
             self._socket = connect_to(Path(path))
+            self._check_reader(spec.confinement)
             self._socket.sendall(token.encode() + b"\n")
         except OSError as error:
             raise SinkWriteFailed(f"the reader of the stream is gone: {error}") from error
@@ -62,6 +65,14 @@ class StreamWriter:
             self._failed = True
             self._turn.notify_all()
         self._socket.close()
+
+    def _check_reader(self, confinement: Confinement | None) -> None:
+        """Say nothing to a socket that our caller could not have listened on: it might do what we tell it."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, uid, _ = _CREDENTIALS.unpack(credentials)
+        if confinement is not None and uid != confinement.uid:
+            self._socket.close()
+            raise OutputRefused(f"user {uid} listens for the stream, not user {confinement.uid}, who asked for it")
 
     def _wait_for(self, offset: int) -> None:
         with self._turn:
