@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from vbrcore.balancer.decide import Capacities, Closed, Decisions, Pending, decide, units_taken
 from vbrcore.balancer.demand import CLASS_REGULAR, CLASS_RESTORE, RANK_OPEN_MACHINE, Choice, Demand, Unit
 from vbrcore.balancer.rank import rank
@@ -80,6 +82,14 @@ def test_a_closed_repository_takes_nothing_whatever_is_free() -> None:
     capacities = Capacities(LIMITS.limits, {"repository:r": Closed("repository_below_reserve", "1 byte free")})
     (wait,) = run([task("a")], capacities=capacities).waits
     assert (wait.reason, wait.detail) == ("repository_below_reserve", "1 byte free")
+
+
+def test_a_repository_that_is_closed_to_writers_can_be_read() -> None:
+    closed = Closed("repository_below_reserve", "1 byte free", to_writers=True)
+    capacities = Capacities(LIMITS.limits, {"repository:r": closed})
+    assert [wait.demand_id for wait in run([task("backup")], capacities=capacities).waits] == ["backup"]
+    restore = msgspec.structs.replace(task("restore"), writes=False)
+    assert granted(run([restore], capacities=capacities)) == ["restore"]
 
 
 def test_a_first_disk_takes_machine_and_slots_together() -> None:

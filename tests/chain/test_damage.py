@@ -44,7 +44,9 @@ def backup(storage: MemoryStorage, index: Path, image: dict[int, bytes] = IMAGE,
 
 
 def file_of(storage: MemoryStorage, number: int = 0) -> str:
-    return [name for name in storage.list("job/") if name.endswith(".vbf")][number]
+    """The full file, then the increments; their ids, and so the order of their names, are random."""
+    names = [name for name in storage.list("job/") if name.endswith(".vbf")]
+    return sorted(names, key=lambda name: not name.endswith(".full.vbf"))[number]
 
 
 def place_of(storage: MemoryStorage, name: bytes) -> int:

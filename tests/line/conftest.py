@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Vbr, stop_processes_of
+from vbrcore.model.errors import all_errors
 
 MIB = 1024 * 1024
 
@@ -34,6 +35,23 @@ class Line:
 
     def json(self, *args: str | Path, expect: int | None = 0) -> Any:
         return self.vbr.json(*args, exit_code=expect)
+
+    def refused(self, code: str, *args: str | Path, stdin: str = "") -> dict[str, Any]:
+        """Run a command that must end with one typed error and its exit code; return the error, with its tasks."""
+        done = self.vbr(*args, "--json", exit_code=None, stdin=stdin)
+        errors = [text for text in done.stderr.splitlines() if text.startswith('{"error"')]
+        assert len(errors) == 1, f"not one error: {done}"
+        error: dict[str, Any] = json.loads(errors[0])["error"]
+        expected = next(cls for cls in all_errors() if cls.code == code)
+        assert (error["code"], done.returncode) == (code, expected.exit_code), done
+        assert "Traceback" not in done.stderr
+        assert "internal_error" not in done.stderr
+        return error
+
+    def failed_tasks(self, job: str = "nightly") -> dict[tuple[str, str], dict[str, str]]:
+        """Run a job that must fail; return the errors of its tasks by machine and disk."""
+        error = self.refused("session_failed", "job", "run", job)
+        return {(task["machine"], task["disk"]): task for task in error["tasks"]}
 
     def set_up(self, job: str = "nightly", *options: str, machine: str = "*") -> None:
         self("hypervisor", "add", "lab", "--plugin", "images", "--set", f"path={self.lab}")

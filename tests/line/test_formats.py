@@ -2,7 +2,6 @@
 
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ RESTORED = ("raw", "qcow2", "vmdk", "vhdx")
 
 
 def qemu_img(*args: str | Path) -> None:
-    subprocess.run(["qemu-img", *args], check=True, capture_output=True, timeout=60)
+    subprocess.run(["qemu-img", *map(str, args)], check=True, capture_output=True, timeout=60)
 
 
 def qemu_write(image: Path, *commands: str) -> None:
     arguments = [argument for command in commands for argument in ("-c", command)]
     subprocess.run(
-        ["qemu-io", "-f", FORMATS[image.suffix], *arguments, image], check=True, capture_output=True, timeout=60
+        ["qemu-io", "-f", FORMATS[image.suffix], *arguments, str(image)], check=True, capture_output=True, timeout=60
     )
 
 
@@ -36,7 +35,7 @@ def copy_of(image: Path, target: Path) -> Path:
 
 def same(first: Path, second: Path, second_format: str = "raw") -> bool:
     """Say whether a raw file and an image hold the same; a longer one only zeros behind the other's end."""
-    command = ["qemu-img", "compare", "-f", "raw", "-F", second_format, first, second]
+    command = ["qemu-img", "compare", "-f", "raw", "-F", second_format, str(first), str(second)]
     return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 
 
@@ -143,7 +142,7 @@ def make_odd_disks(directory: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def shared_line(shared_line: Any) -> Iterator[Any]:
+def shared_line(shared_line: Any) -> Any:
     shared_line.set_up("odd", machine="odd")
     shared_line("hypervisor", "add", "out", "--plugin", "images", "--set", f"path={shared_line.out}")
     return shared_line
@@ -226,7 +225,6 @@ def test_two_tebibytes_that_are_mostly_empty(shared_line: Any, record_property: 
     increment = shared_line.run_job("huge")
     record_property("2 TiB raw and 2 TiB qcow2 side by side, full, s", full["duration_s"])
     record_property("2 TiB raw and 2 TiB qcow2 side by side, increment, s", increment["duration_s"])
-    print(f"2 TiB raw + 2 TiB qcow2: full {full['duration_s']} s, increment {increment['duration_s']} s")
     assert full["read_bytes"] < 32 * MIB
     assert increment["transferred_bytes"] < MIB
     point = shared_line.points("huge")[-1]["point_id"]
@@ -238,5 +236,5 @@ def test_two_tebibytes_that_are_mostly_empty(shared_line: Any, record_property: 
 
 def same_at(image: Path, byte: int, offset: int, length: int) -> bool:
     """Say whether a qcow2 holds `byte` at a place (and can be read there)."""
-    command = ["qemu-io", "-r", "-f", "qcow2", "-c", f"read -P {byte} {offset} {length}", image]
+    command = ["qemu-io", "-r", "-f", "qcow2", "-c", f"read -P {byte} {offset} {length}", str(image)]
     return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0

@@ -138,6 +138,27 @@ def test_lock_is_exclusive(storage: Storage) -> None:
     storage.lock("chain/chain.lock").release()
 
 
+def test_an_empty_directory_goes_and_another_stays(storage: Storage) -> None:
+    write(storage, "chain/a", b"1")
+    storage.remove_directory("chain")
+    assert storage.read("chain/a", 0, 9) == b"1"
+    storage.remove("chain/a")
+    storage.remove_directory("chain")
+    storage.remove_directory("chain")
+    assert storage.list("") == ()
+
+
+def test_a_lock_that_was_removed_locks_nothing(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    first = storage.lock("chain/lock")
+    storage.remove("chain/lock")
+    second = storage.lock("chain/lock")  # another file of that name
+    first.release()
+    with pytest.raises(ChainLocked):
+        storage.lock("chain/lock")
+    second.release()
+
+
 def test_free_bytes(storage: Storage) -> None:
     assert storage.free_bytes() > 0
 

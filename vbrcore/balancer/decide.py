@@ -123,14 +123,14 @@ class _Room:
 
     def choose(self, demand: Demand) -> Choice | Closed:
         """Return the best choice that fits now (an empty one where none is needed), or why none does."""
-        if (missing := self._closed(demand) or self._missing(_needs(demand, _NO_CHOICE))) is not None:
+        if (missing := self._missing(demand, _NO_CHOICE)) is not None:
             return missing
         if not demand.choices:
             return _NO_CHOICE
         first: Closed | None = None
         modes = list(dict.fromkeys(choice.mode for choice in demand.choices))
         for choice in sorted(demand.choices, key=lambda one: (modes.index(one.mode), -self._free_share(one))):
-            missing = self._missing(_needs(demand, choice))
+            missing = self._missing(demand, choice)
             if missing is None:
                 return choice
             first = first or missing
@@ -146,16 +146,13 @@ class _Room:
         if not useless and not any(name in self._reserved for name in needs):
             self._reserved.update(needs)
 
-    def _closed(self, demand: Demand) -> Closed | None:
-        """Return why one of the demand's own resources takes nothing like it; None: all do."""
-        for unit in demand.units:
-            closed = self._capacities.closed.get(unit.resource)
+    def _missing(self, demand: Demand, choice: Choice) -> Closed | None:
+        """Return the first thing that is not free, exclusive resources before slots; None: all is."""
+        needs = _needs(demand, choice)
+        for resource in needs:
+            closed = self._capacities.closed.get(resource)
             if closed is not None and (demand.writes or not closed.to_writers):
                 return closed
-        return None
-
-    def _missing(self, needs: Counter[str]) -> Closed | None:
-        """Return the first thing that is not free, exclusive resources before slots; None: all is."""
         for resource in needs:
             limit = self._capacities.limit(resource)
             if needs[resource] > limit:

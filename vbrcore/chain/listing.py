@@ -28,7 +28,7 @@ def settled_points(storage: Storage, directory: str) -> tuple[Point, ...]:
 
 
 def delete_chain_files(storage: Storage, directory: str) -> None:
-    """Remove every backup file of a chain, under its lock, newest first. Raises `ChainLocked`."""
+    """Remove a chain: every backup file, under its lock, newest first, then the lock itself. Raises `ChainLocked`."""
     names = file_names(storage, directory)
     if not names:
         return
@@ -37,5 +37,7 @@ def delete_chain_files(storage: Storage, directory: str) -> None:
         for name in reversed(file_names(storage, directory)):
             storage.remove(name)
         storage.sync_directory(f"{directory}/")
+        storage.remove(f"{directory}/{LOCK_NAME}")
     finally:
         lock.release()
+    storage.remove_directory(directory)

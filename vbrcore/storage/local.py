@@ -154,6 +154,9 @@ class LocalLock:
             if error.errno in {errno.EAGAIN, errno.EACCES}:
                 raise ChainLocked(f"{path} is held by another process") from error
             raise StorageFailed(f"{path}: {error.strerror}") from error
+        if not os.fstat(self._fd).st_nlink:  # removed with its chain between our opening and locking it
+            self.release()
+            raise ChainLocked(f"{path} was removed just now")
 
     def release(self) -> None:
         fd, self._fd = self._fd, -1
@@ -241,6 +244,15 @@ class LocalStorage:
         path = self._path(name)
         with writing_errors(path):
             path.unlink()
+
+    def remove_directory(self, prefix: str) -> None:
+        path = self._path(prefix)
+        with writing_errors(path), contextlib.suppress(FileNotFoundError):
+            try:
+                path.rmdir()
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
 
     def lock(self, name: str) -> LocalLock:
         path = self._path(name)

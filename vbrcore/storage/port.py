@@ -90,6 +90,9 @@ class Storage(Protocol):
 
     def remove(self, name: str) -> None: ...
 
+    def remove_directory(self, prefix: str) -> None:
+        """Remove a directory of which all names were removed. Where it holds something else it stays."""
+
     def lock(self, name: str) -> Lock:
         """Take the exclusive lock of that name, or raise `ChainLocked` at once."""
 

@@ -1,5 +1,6 @@
 """A repository: a directory with an identity file, and the rules about its free space."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -7,11 +8,14 @@ from typing import Final
 import msgspec
 
 from vbrcore.model.errors import (
+    AlreadyExists,
     FormatNewer,
     InvalidValue,
+    NotFound,
     RepositoryExists,
     RepositoryNotEmpty,
     RepositoryNotMounted,
+    VbrError,
 )
 from vbrcore.storage.local import LocalStorage, storage_errors, writing_errors
 
@@ -58,24 +62,43 @@ def create_repository(path: Path, repository_id: str) -> None:
         raise InvalidValue(f"a repository's path must be absolute: {path}")
     if path.exists() and not path.is_dir():
         raise RepositoryNotEmpty(f"{path} is no directory")
-    with writing_errors(path):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        names = {entry.name for entry in path.iterdir()}
+    made = not path.exists()
+    try:
+        with writing_errors(path):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            names = {entry.name for entry in path.iterdir()}
+    except (NotFound, AlreadyExists) as error:  # a file, or a link to nowhere, is in the way
+        raise InvalidValue(f"{path} cannot be made a directory") from error
     if IDENTITY_NAME in names:
         raise RepositoryExists(f"{path} is a repository already")
     if names - _IGNORED:
         raise RepositoryNotEmpty(f"{path} is not empty")
-    data = msgspec.json.format(msgspec.json.encode(Identity("vbrcore repository", _IDENTITY_VERSION, repository_id)))
+    try:
+        _write_identity(path, Identity("vbrcore repository", _IDENTITY_VERSION, repository_id))
+    except VbrError:
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _write_identity(path: Path, identity: Identity) -> None:
+    """Write the identity file, or leave none behind."""
+    file_path = path / IDENTITY_NAME
     with writing_errors(path):
         try:
-            file = (path / IDENTITY_NAME).open("xb")
+            file = file_path.open("xb")
         except FileExistsError as error:
             raise RepositoryExists(f"{path} became a repository just now") from error
-        with file:
-            file.write(data + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        LocalStorage(path).sync_directory("")
+        try:
+            with file:
+                file.write(msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            LocalStorage(path).sync_directory("")
+        except BaseException:
+            file_path.unlink(missing_ok=True)
+            raise
 
 
 def read_identity(path: Path) -> Identity:

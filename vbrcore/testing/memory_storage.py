@@ -132,6 +132,9 @@ class MemoryStorage:
             self._content(name)
             del self.files[name]
 
+    def remove_directory(self, prefix: str) -> None:
+        """There are no directories, only names."""
+
     def lock(self, name: str) -> MemoryLock:
         with self._mutex:
             if check_name(name) in self._locks:
