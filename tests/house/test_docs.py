@@ -29,7 +29,7 @@ def test_everything_a_plugin_implements_is_documented() -> None:
             if isinstance(kind, type) and Protocol in kind.__bases__:
                 names |= {name for name in (*vars(kind), *kind.__annotations__) if not name.startswith("_")}
     assert "take_snapshot" in names
-    documented = set(re.findall(r"\w+", "".join(CODE.findall((CHECKOUT / "docs/plugins.md").read_text()))))
+    documented = set(re.findall(r"\w+", (CHECKOUT / "docs/plugins.md").read_text()))
     assert names - documented == set()
 
 
@@ -55,7 +55,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_the_index_names_every_document() -> None:
     index = CHECKOUT / "docs/index.md"
     named = {(index.parent / link).resolve() for link in LINK.findall(index.read_text()) if "://" not in link}
-    assert {path for path in DOCUMENTS if path.is_relative_to(CHECKOUT / "docs")} - named - {index} == set()
+    assert set((CHECKOUT / "docs").glob("*.md")) - named - {index} == set()
 
 
 def test_decisions_have_a_number_of_their_own() -> None:

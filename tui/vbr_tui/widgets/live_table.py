@@ -173,7 +173,10 @@ class LiveTable(ScrollView, can_focus=True):
         for cell, column, width in zip(cells, self._columns, self._widths(), strict=True):
             if width:
                 text = fit(cell.text, width, right=column.right, keep_end=column.keep_end)
-                segments += [Segment(text, self._style(cell.tone, base)), Segment(" ", base)]
+                # Blanks before a text stand alone: readers of SVG pictures drop them from the beginning of a text.
+                blanks = len(text) - len(text.lstrip(" "))
+                style = self._style(cell.tone, base)
+                segments += [Segment(text[:blanks], style), Segment(text[blanks:], style), Segment(" ", base)]
         return Strip(segments).adjust_cell_length(self.size.width, base)
 
 
