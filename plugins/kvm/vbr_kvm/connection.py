@@ -83,10 +83,11 @@ def parse(text: str) -> ET.Element:
         raise InvalidValue(f"a machine's definition is no XML: {error}") from error
 
 
-def qemu_account(connection: Any, domain_xml: ET.Element | None, uri: str) -> tuple[int, int]:
-    """Return user and group id that QEMU runs as: of this domain where it says so, else libvirt's default."""
-    if uri == "qemu:///session":
-        return os.getuid(), os.getgid()
+def qemu_account(connection: Any, domain_xml: ET.Element | None) -> tuple[int, int]:
+    """Return user and group id that QEMU runs as: of this domain where it says so, else libvirt's default.
+
+    A libvirt of one user says nothing of accounts: its QEMU runs as that user.
+    """
     own = [] if domain_xml is None else domain_xml.findall("seclabel[@model='dac']")
     labels = [node.findtext("label") for node in own]
     with libvirt_errors("capabilities"):

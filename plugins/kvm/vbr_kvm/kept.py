@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vbr_kvm.domain import domain_xml, to_text
+from vbr_kvm.settings import is_users_own
 from vbrcore.plugins.api import SourceSpec
 
 TPM_VERSIONS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's directory names
@@ -44,7 +45,7 @@ def _readable(path: str, what: str, warnings: list[str]) -> str:
 
 def tpm_directory(uri: str, machine_id: str, version: str) -> Path:
     """Return where libvirt keeps the state of a machine's emulated TPM."""
-    if uri == "qemu:///session":
+    if is_users_own(uri):
         configuration = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
         root = Path(configuration) / "libvirt/qemu/swtpm"
     else:
@@ -54,7 +55,7 @@ def tpm_directory(uri: str, machine_id: str, version: str) -> Path:
 
 def tpm_account(uri: str, qemu: tuple[int, int]) -> tuple[int, int]:
     """Return the account that libvirt runs swtpm as: `tss` where there is one (qemu.conf can say another)."""
-    if uri == "qemu:///session":
+    if is_users_own(uri):
         return qemu
     try:
         found = pwd.getpwnam("tss")

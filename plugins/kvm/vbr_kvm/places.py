@@ -14,7 +14,7 @@ import stat
 import struct
 from pathlib import Path
 
-from vbr_kvm.settings import KvmSettings
+from vbr_kvm.settings import KvmSettings, is_users_own
 from vbrcore.model.errors import HypervisorFailed, InvalidValue, PermissionRefused, ScratchFull
 
 SOCKET_PATH_BYTES = 107  # Linux: sun_path without its end
@@ -28,7 +28,7 @@ _USER_OBJ, _USER, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
 
 def runtime_root(uri: str) -> Path:
     """Return the directory that holds the directories of running backups."""
-    if uri == "qemu:///session":
+    if is_users_own(uri):
         runtime = os.environ.get("XDG_RUNTIME_DIR", "")
         return Path(runtime) / "vbrcore-kvm" if runtime else Path(f"/var/tmp/vbrcore-kvm-session-{os.getuid()}")  # noqa: S108 (owner is checked)
     if os.getuid() == 0:
@@ -40,7 +40,7 @@ def scratch_root(settings: KvmSettings) -> Path:
     """Return the directory for scratch files; it must be on a disk, not in memory."""
     if settings.scratch_directory:
         return Path(settings.scratch_directory)
-    if settings.uri == "qemu:///session":
+    if is_users_own(settings.uri):
         data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
         return Path(data) / "libvirt" / "vbrcore-scratch"
     if os.getuid() == 0:

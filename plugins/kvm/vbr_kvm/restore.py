@@ -16,7 +16,7 @@ from vbr_kvm.connection import find_domain, libvirt_errors, parse, qemu_account
 from vbr_kvm.definition import Host, NewDisk
 from vbr_kvm.domain import to_text
 from vbr_kvm.kept import tpm_account, tpm_directory
-from vbr_kvm.settings import KvmSettings
+from vbr_kvm.settings import KvmSettings, is_users_own
 from vbrcore.model.errors import AlreadyExists, InvalidValue, MachineNotFound, PermissionRefused
 from vbrcore.plugins.api import RestorePlan, RestoreRequest, SinkSpec
 
@@ -95,7 +95,7 @@ class Restores:
 
     def _directory(self, request: RestoreRequest) -> Path:
         default = Path("/var/lib/libvirt/images")
-        if self._settings.uri == "qemu:///session":
+        if is_users_own(self._settings.uri):
             data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
             default = Path(data) / "libvirt/images"
         chosen = Path(request.options.get("directory") or default)
@@ -161,7 +161,7 @@ class Restores:
     def _put_back(self, request: RestoreRequest, plan: RestorePlan, root: ET.Element) -> None:
         """Write NVRAM and TPM state to where the new machine looks for them."""
         held = configuration.unpack(request.configuration)
-        account = qemu_account(self._connection, None, self._settings.uri)
+        account = qemu_account(self._connection, None)
         system = root.find("os")
         nvram, tpm = str(plan.data["nvram"]), str(plan.data["tpm"])
         if nvram and system is not None:

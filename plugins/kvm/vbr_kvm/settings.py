@@ -1,5 +1,7 @@
 """What `hypervisor add --plugin kvm --set ...` accepts."""
 
+import os
+
 import msgspec
 
 
@@ -12,3 +14,8 @@ class KvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uri: str = "qemu:///system"
     scratch_directory: str = ""
     scratch_reserve_bytes: int | None = None
+
+
+def is_users_own(uri: str) -> bool:
+    """Tell whether a libvirt of one user is meant. For root `qemu:///session` is the system's as well."""
+    return uri == "qemu:///session" and os.getuid() != 0

@@ -92,7 +92,7 @@ class Snapshots:
         places.make_scratch_root(scratch)
         reserve = places.reserve_bytes(self._settings, scratch)
         places.check_scratch(scratch, reserve)
-        places.make_socket_directory(socket.parent, qemu_account(self._connection, xml, self._settings.uri))
+        places.make_socket_directory(socket.parent, qemu_account(self._connection, xml))
         beginning = Beginning(self._connection, domain, plan, request, disks)
         beginning.begin(warnings, quiesced=request.quiesce and _can_quiesce(xml, warnings))
         self._watches[plan.name] = ScratchWatch(self._settings.uri, domain.UUIDString(), socket, scratch, reserve)
