@@ -63,6 +63,8 @@ async def run_backup(context: Context) -> Outcome:
     try:
         inventory, run = await asyncio.gather(connection.call(connection.hypervisor.inventory), target.ready())
         log.info(f"{len(inventory)} machines in the inventory; target mover holds the chain, {len(run.points)} points")
+        for warning in run.ready.warnings:  # files of the chain that are missing or unreadable
+            warnings.add(warning)
         catalog.replace_points(repository.repository_id, job.job_id, directory, run.points)
         selection = select(job, inventory, {point.machine for point in run.points})
         parts = JobParts(

@@ -7,6 +7,7 @@ import msgspec
 
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.crew import Crew
+from vbrcore.manager.events import SessionEvents
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
 from vbrcore.manager.log import SessionLog
@@ -15,7 +16,7 @@ from vbrcore.model.session import Session
 
 
 class Context(msgspec.Struct, frozen=True):
-    """One session's catalog, log, leases, processes, live status and stop requests."""
+    """One session's catalog, log, leases, processes, live status, stop requests and listeners."""
 
     home: Path
     catalog: Catalog
@@ -25,6 +26,7 @@ class Context(msgspec.Struct, frozen=True):
     crew: Crew
     live: LiveReporter
     stop: StopWatch
+    events: SessionEvents
 
 
 class Warnings:

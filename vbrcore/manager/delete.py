@@ -47,6 +47,8 @@ async def _forget(context: Context, repository: Repository, directory: str, poin
     target = Target(context.crew, work, context.log)
     try:
         run = await target.ready()
+        for warning in run.ready.warnings:
+            context.log.warning(warning)
         await run.forget(tuple(stored.point.point_id for stored in points))
         await target.seal()
         gone = {stored.point.point_id for stored in points}

@@ -16,11 +16,6 @@ _POLL_MAX_S = 0.25
 _NEEDS_ADMINISTRATOR: dict[str, type[VbrError]] = {
     "repository_below_reserve": RepositoryFull,
     RepositoryNotMounted.code: RepositoryNotMounted,
-}
-# Why a repository takes nothing, however long one waits; storage that failed may come back by itself.
-_HOPELESS: dict[str, type[VbrError]] = {
-    "repository_below_reserve": RepositoryFull,
-    RepositoryNotMounted.code: RepositoryNotMounted,
     FormatNewer.code: FormatNewer,
 }
 

@@ -145,6 +145,7 @@ class MachineBackup:
             committed = found
         journal.committed()
         self._context.catalog.add_point(self._parts.repository.repository_id, self._parts.directory, committed)
+        self._context.events.point_committed(committed)
         self._context.log.info(f"restore point {committed.point_id} committed ({committed.kind})", machine=self._name)
         return committed
 

@@ -19,6 +19,7 @@ from vbrcore.manager.cleanup import run_cleanup
 from vbrcore.manager.context import Context
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.delete import run_delete
+from vbrcore.manager.events import SessionEvents
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
 from vbrcore.manager.log import SessionLog, closing_line
@@ -59,18 +60,22 @@ def main(argv: Sequence[str]) -> int:
     try:
         session = catalog.session(args.session_id)
         with SessionLog(home.session_log(session), job_id=session.job_id, session_id=session.session_id) as log:
-            outcome = asyncio.run(_run(home, catalog, session, log))
+            events = SessionEvents()
+            outcome = asyncio.run(_run(home, catalog, session, log, events))
             _finish(catalog, session, log, outcome)
+            events.session_ended(catalog.session(session.session_id))
+            events.close()
     finally:
         catalog.close()
     return _EXIT_FAILED if outcome.result == "failed" else 0
 
 
-async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog) -> Outcome:
+async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog, events: SessionEvents) -> Outcome:
     """Run the session's kind; any exception becomes its result."""
     catalog.begin_session(session.session_id, os.getpid(), process_started(os.getpid()) or 0.0)
     session = catalog.session(session.session_id)
     log.info(f"session of {session.name} begins ({session.kind})")
+    events.session_started(session)
     client = Client(home, start=False, timeout_s=5.0)  # a service that hangs must not hold up the session
     stop = StopWatch(catalog, session.session_id)
     live = LiveReporter(client, session.session_id)
@@ -80,7 +85,8 @@ async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog) 
     leases.start()
     live.start(crew)
     try:
-        return await RUNNERS[session.kind](Context(home.path, catalog, session, log, leases, crew, live, stop))
+        context = Context(home.path, catalog, session, log, leases, crew, live, stop, events)
+        return await RUNNERS[session.kind](context)
     except VbrError as error:
         log.error(f"{error.code}: {error}")
         return Outcome(error=error.info(), failures=1)

@@ -12,7 +12,7 @@ from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.journal import RESTORE, RestoreEntry
 from vbrcore.manager.reads import read_configuration, run_disks
 from vbrcore.manager.report import Outcome
-from vbrcore.model.errors import DataCorrupt, NotFound, VbrError, error_from
+from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, NotFound, VbrError, error_from
 from vbrcore.model.point import PointDisk
 from vbrcore.model.session import Totals
 from vbrcore.mover.messages import RestoreDone
@@ -40,9 +40,18 @@ async def run_verify(context: Context) -> Outcome:
     stored = context.catalog.point(request.point)
     sinks: dict[str, api.SinkSpec | None] = {disk.disk_id: None for disk in stored.point.disks}
     done = await run_disks(context, stored, sinks, deep=request.deep)
+    outcome = _outcome(stored, done, ())
     if stored.point.configuration:
-        await read_configuration(context, stored)
-    return _outcome(stored, done, ())
+        try:
+            await read_configuration(context, stored)
+        except (DataCorrupt, BlocksMissing, FormatInvalid) as error:
+            # What is wrong with the disks is told first: it is what most is lost with.
+            damage = DataCorrupt(f"{stored.point.machine}: the configuration cannot be read: {error}")
+            context.log.error(str(damage), machine=stored.point.machine)
+            outcome = msgspec.structs.replace(
+                outcome, error=outcome.error or damage.info(), failures=outcome.failures + 1
+            )
+    return outcome
 
 
 async def run_restore_machine(context: Context) -> Outcome:

@@ -186,8 +186,6 @@ class Target:
         except (VbrError, asyncio.CancelledError):
             await handle.kill()
             raise
-        for warning in ready.warnings:
-            self._log.warning(warning)
         return TargetRun(handle, ready, self._log)
 
     async def seal(self) -> None:
