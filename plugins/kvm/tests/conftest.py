@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,21 +166,39 @@ class Guest:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def make_guest(libvirt_connection: Any) -> Iterator[Callable[[], Guest]]:
-    """Make guests; all are removed at the end at once, because libvirt takes seconds to end each."""
-    made: list[Guest] = []
+class Guests:
+    """Makes guests and removes them in the background: libvirt can take seconds to end one."""
 
-    def make() -> Guest:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._pool = ThreadPoolExecutor(4)
+        self._left: list[Guest] = []
+        self._going: list[Future[None]] = []
+
+    def __call__(self) -> Guest:
         name = f"vbrtest-{uuid.uuid4().hex[:8]}"
         directory = Path("/var/lib/libvirt/images") / name
         directory.mkdir()
-        made.append(Guest(libvirt_connection, directory, name))
-        return made[-1]
+        self._left.append(Guest(self._connection, directory, name))
+        return self._left[-1]
 
-    yield make
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(Guest.remove, made))
+    def remove(self, guest: Guest) -> None:
+        self._left.remove(guest)
+        self._going.append(self._pool.submit(guest.remove))
+
+    def close(self) -> None:
+        for guest in list(self._left):
+            self.remove(guest)
+        self._pool.shutdown()
+        for one in self._going:
+            one.result()
+
+
+@pytest.fixture(scope="session")
+def make_guest(libvirt_connection: Any) -> Iterator[Guests]:
+    guests = Guests(libvirt_connection)
+    yield guests
+    guests.close()
 
 
 def three_disks(make_guest: Callable[[], Guest]) -> Guest:
@@ -206,9 +224,11 @@ def guest(shared_guest: Guest) -> Guest:
 
 
 @pytest.fixture
-def own_guest(make_guest: Callable[[], Guest]) -> Guest:
+def own_guest(make_guest: Guests) -> Iterator[Guest]:
     """Return such a guest for this test alone."""
-    return three_disks(make_guest)
+    guest = three_disks(make_guest)
+    yield guest
+    make_guest.remove(guest)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Machines that are off: read in place, without hindering their start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,12 +11,13 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def off_guest(make_guest: Callable[[], Any]) -> Any:
+def off_guest(make_guest: Any) -> Iterator[Any]:
     guest = make_guest()
     guest.add_disk("vda", "qcow2", 16 * MIB)
     guest.add_disk("vdb", "raw", 8 * MIB)
     guest.define()
-    return guest
+    yield guest
+    make_guest.remove(guest)
 
 
 def test_images_are_read_in_place(off_guest: Any, make_line: Callable[..., Any]) -> None:
