@@ -72,7 +72,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=parse_size, default=4 * GIB, metavar="SIZE", help="of the disk (4G)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="each contestant runs this often (3)")
     parser.add_argument(
-        "--only", default="", metavar="NAMES", help="of vbrcore, limit, restic, borg, qemu-img, virtnbdbackup"
+        "--only",
+        default="",
+        metavar="NAMES",
+        help="of vbrcore, limit, restic, borg, qemu-img (or: borg nearest), virtnbdbackup",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there (-: to standard output)")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where disk and repositories lie; the disk is kept")

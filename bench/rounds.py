@@ -72,7 +72,7 @@ class Bench:
         todo = [
             functools.partial(self._contestant, kind, number, self._image_phase)
             for kind in kinds
-            if self.wanted(kind.name) and not self._is_missing(kind)
+            if (self.wanted(kind.name) or self.wanted(f"{kind.name} {kind.setting}")) and not self._is_missing(kind)
         ]
         if self.wanted(LIMIT):
             todo.append(functools.partial(self._limits, number))
