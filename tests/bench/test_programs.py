@@ -34,7 +34,7 @@ def test_backup_and_limits(tmp_path: Path) -> None:
     disk = figures["disk"]
     # Blocks that hold little more than a hole count in full.
     assert 0 < disk["unique_bytes"] < disk["allocated_bytes"] + (8 << 20) < disk["size_bytes"] == 64 << 20
-    assert 0.018 < disk["changed_bytes"] / disk["size_bytes"] <= 0.02
+    assert 0.018 < disk["changed_bytes"] / disk["size_bytes"] < 0.021
     assert disk["compressed_bytes"] > 0.1 * disk["plain_bytes"]
     assert not [skipped for skipped in figures["skipped"] if skipped["failed"]]
     samples = {(s["contestant"], s["phase"]): s for s in figures["samples"] if s["setting"] != "nearest"}
