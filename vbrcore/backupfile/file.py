@@ -8,7 +8,7 @@ from vbrcore.backupfile.codec import Buffer, checksum, decompress, digest
 from vbrcore.backupfile.contents import Contents, decode_contents
 from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_header
 from vbrcore.backupfile.slots import SLOT_OFFSETS, Slot, unpack_slot
-from vbrcore.model.errors import DataCorrupt, FormatInvalid, VbrError
+from vbrcore.model.errors import DataCorrupt, FormatInvalid, FormatNewer, VbrError
 from vbrcore.storage.port import SLOT_BYTES, Reader, Storage
 
 
@@ -46,6 +46,8 @@ def open_file(storage: Storage, name: str) -> BackupFile:
     slots = read_slots(storage, name)
     errors = [slot for slot in slots if isinstance(slot, VbrError)]
     for error in errors:
+        if isinstance(error, FormatNewer):
+            raise FormatNewer(f"{name}: {error}") from error
         if not isinstance(error, FormatInvalid):
             raise error
     valid = sorted(

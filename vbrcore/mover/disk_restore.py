@@ -70,7 +70,7 @@ class DiskRestore:
         self._error: VbrError | None = None
 
     def run(self) -> None:
-        """Do it all. Raises `DataCorrupt` and `BlocksMissing` (with a sink), and what the sink says."""
+        """Do it all. Raises `DataCorrupt` (with a sink), and what the sink says."""
         run_threads(self._threads, self._work, self._on_failure)
         if self._error is not None:
             raise self._error
@@ -187,7 +187,7 @@ class DiskRestore:
                 length = min(span, self.size_bytes - index * span)
                 if self._sink is not None:
                     raise DataCorrupt(
-                        f"disk {self._disk.name}: the map of {length} bytes from {index * span}"
+                        f"disk {self._disk.name}: the map of {length} bytes from offset {index * span}: {error}"
                     ) from error
                 self._damaged.append((index * span, length))
                 return ZERO_PAGE
@@ -237,7 +237,7 @@ class DiskRestore:
 
     def _on_missing(self, offsets: list[int], length: int, name: bytes) -> None:
         if self._sink is not None:
-            raise BlocksMissing(f"disk {self._disk.name} at offset {offsets[0]}: no file has block {name.hex()[:16]}")
+            raise DataCorrupt(f"disk {self._disk.name} at offset {offsets[0]}: no file has block {name.hex()[:16]}")
         self._damaged += [(offset, length) for offset in offsets]
 
 
