@@ -75,14 +75,16 @@ async def run_restore_machine(context: Context) -> Outcome:
         entry = context.catalog.journal_add(
             context.session.session_id, row.hypervisor_id, RESTORE, msgspec.msgpack.encode(RestoreEntry(plan))
         )
+        made = plan
         try:
             done = await run_disks(context, stored, _confined(plan.sinks, _confinement(context)), attempts=1)
+            made = _only_made(plan, done)
             outcome = _outcome(stored, done, warnings.all())
             if outcome.error is not None:
                 raise error_from(outcome.error)
             machine_id = await connection.call(connection.hypervisor.create_machine, wanted, plan)
         except BaseException:
-            await asyncio.shield(connection.call(connection.hypervisor.remove_machine, plan))
+            await asyncio.shield(connection.call(connection.hypervisor.remove_machine, made))
             context.catalog.journal_done(entry)
             raise
         context.catalog.journal_done(entry)
@@ -102,6 +104,12 @@ def _confinement(context: Context) -> api.Confinement | None:
 
 def _confined(sinks: Mapping[str, api.SinkSpec], confinement: api.Confinement | None) -> dict[str, api.SinkSpec | None]:
     return {disk_id: msgspec.structs.replace(sink, confinement=confinement) for disk_id, sink in sinks.items()}
+
+
+def _only_made(plan: api.RestorePlan, done: dict[str, RestoreDone | VbrError]) -> api.RestorePlan:
+    """Return what is to be removed: where a sink failed, e.g. `already_exists`, what is there is somebody else's."""
+    sinks = {disk_id: sink for disk_id, sink in plan.sinks.items() if isinstance(done[disk_id], RestoreDone)}
+    return msgspec.structs.replace(plan, sinks=sinks)
 
 
 def _disk(stored: StoredPoint, name: str) -> PointDisk:

@@ -1,6 +1,7 @@
 """A directory of image files as a hypervisor. Nothing is frozen: what changed while it was read is refused."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ class ImageDirectory:
                 disk.size_bytes,
                 {"path": str(staging / file_name), "format": "raw", "make_directory": True},
             )
-        return RestorePlan(name, sinks, {"staging": str(staging), "files": sorted(used)})
+        return RestorePlan(name, sinks, {"staging": str(staging)})
 
     def create_machine(self, request: RestoreRequest, plan: RestorePlan) -> str:
         target = self._root / plan.machine_id
@@ -117,10 +118,8 @@ class ImageDirectory:
     def remove_machine(self, plan: RestorePlan) -> None:
         # A machine that was created has no staging directory any more: it is whole, and stays.
         staging = Path(str(plan.data["staging"]))
-        for name in _texts(plan.data["files"]):
-            (staging / name).unlink(missing_ok=True)
         if staging.is_dir():
-            staging.rmdir()
+            shutil.rmtree(staging)
 
     def power_on(self, machine_id: str) -> None:
         raise CapabilityMissing(f"machine {machine_id!r} is a directory: nothing runs it")
