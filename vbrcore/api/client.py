@@ -35,7 +35,7 @@ Rep = TypeVar("Rep")
 START_TIMEOUT_S = 60.0
 _POLL_S = 0.01
 _ENDING_PATIENCE_S = 5.0
-_NOBODY_LISTENS = (FileNotFoundError, ConnectionRefusedError)
+_NOBODY_LISTENS = (FileNotFoundError, NotADirectoryError, ConnectionRefusedError)
 _ALREADY_RUNNING_EXIT_CODE = 18
 _LOG_TAIL_BYTES = 64 * 1024
 

@@ -25,7 +25,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        self._path = path
+        self.path = path
         with _errors(path):
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -48,7 +48,7 @@ class Database:
 
         It always survives a crash of the process; with `durable` it survives a loss of power too when this returns.
         """
-        with self._lock, _errors(self._path):
+        with self._lock, _errors(self.path):
             if durable:
                 self._connection.execute("PRAGMA synchronous=FULL")
             try:
@@ -64,12 +64,12 @@ class Database:
                     self._connection.execute("PRAGMA synchronous=NORMAL")
 
     def rows(self, sql: str, values: Sequence[Value] = ()) -> list[sqlite3.Row]:
-        with self._lock, _errors(self._path):
+        with self._lock, _errors(self.path):
             return self._connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, values: Sequence[Value] = ()) -> sqlite3.Row | None:
         """Return the first row, or None."""
-        with self._lock, _errors(self._path):
+        with self._lock, _errors(self.path):
             found: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
             return found
 

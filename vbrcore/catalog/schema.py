@@ -21,7 +21,7 @@ def prepare(database: Database) -> bool:
     with database.write(durable=True) as connection:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
-            raise CatalogNewer(f"the catalog has schema {version}, this version knows {len(MIGRATIONS)}")
+            raise CatalogNewer(f"{database.path} has schema {version}, this version knows {len(MIGRATIONS)}")
         tables = sqlite_utils.Database(connection, execute_plugins=False)
         for migrate in MIGRATIONS[version:]:
             migrate(tables)

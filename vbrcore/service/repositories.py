@@ -16,6 +16,8 @@ from vbrcore.storage.repository import IDENTITY_NAME, Space, create_repository, 
 
 _BACKUP_FILE_ENDING = ".vbf"
 _BLOCK_BYTES = 512  # unit of st_blocks
+_MOST_SLOTS = 10_000
+_LARGEST_RESERVE_BYTES = 1 << 60
 
 
 def add_routes(routes: Routes) -> None:
@@ -37,9 +39,9 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
     if any(one.name == request.name for one in catalog.repositories()):
         raise AlreadyExists(f"there is a repository {request.name} already")
     slots = default_slots() if request.slots is None else request.slots
-    if slots < 1:
-        raise InvalidValue(f"a repository needs at least one slot, not {slots}")
-    if request.reserve_bytes is not None and request.reserve_bytes < 0:
+    if not 1 <= slots <= _MOST_SLOTS:
+        raise InvalidValue(f"a repository has 1 to {_MOST_SLOTS} slots, not {slots}")
+    if request.reserve_bytes is not None and not 0 <= request.reserve_bytes <= _LARGEST_RESERVE_BYTES:
         raise InvalidValue(f"a reserve cannot be {request.reserve_bytes} bytes")
     repository = Repository(
         repository_id=new_id(),
@@ -50,7 +52,11 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
         reserve_bytes=request.reserve_bytes,
     )
     create_repository(Path(request.path), repository.repository_id)
-    catalog.add_repository(repository)
+    try:
+        catalog.add_repository(repository)
+    except VbrError:
+        (Path(request.path) / IDENTITY_NAME).unlink()
+        raise
     return _view(call, repository)
 
 

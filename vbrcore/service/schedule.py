@@ -7,6 +7,7 @@ from vbrcore.model.errors import InvalidValue
 from vbrcore.model.job import Schedule
 
 SHORTEST_INTERVAL_S = 60
+LONGEST_INTERVAL_S = 366 * 86400
 
 
 def check(schedule: Schedule) -> None:
@@ -14,8 +15,10 @@ def check(schedule: Schedule) -> None:
     if schedule.kind == "daily":
         _time_of_day(schedule.daily)
         _zone(schedule.zone)
-    if schedule.kind == "every" and schedule.every_s < SHORTEST_INTERVAL_S:
-        raise InvalidValue(f"an interval of {schedule.every_s} s is too short: at least {SHORTEST_INTERVAL_S} s")
+    if schedule.kind == "every" and not SHORTEST_INTERVAL_S <= schedule.every_s <= LONGEST_INTERVAL_S:
+        raise InvalidValue(
+            f"an interval has {SHORTEST_INTERVAL_S} s to {LONGEST_INTERVAL_S // 86400} days, not {schedule.every_s} s"
+        )
 
 
 def first_run(schedule: Schedule, now: float) -> float | None:
