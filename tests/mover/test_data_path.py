@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from vbrcore.model.errors import SourceReadFailed
+
 MIB = 1024 * 1024
 
 
@@ -212,10 +214,11 @@ def test_equal_disks_at_once_are_sent_once(on_line: Any, tmp_path: Path, tell: A
     on_line(story)
 
 
-def test_configuration(on_line: Any, tmp_path: Path, tell: Any) -> None:
+@pytest.mark.parametrize("size_bytes", [9, 2 * MIB, 64 * MIB])
+def test_configuration(on_line: Any, tmp_path: Path, size_bytes: int) -> None:
     from vbrcore.mover import messages as m  # noqa: PLC0415
 
-    data = b"<domain/>" * 200_000
+    data = os.urandom(size_bytes)
     (tmp_path / "configuration").write_bytes(data)
     write_disk(tmp_path / "disk", 1000, {})
 
@@ -227,7 +230,23 @@ def test_configuration(on_line: Any, tmp_path: Path, tell: Any) -> None:
         await line.seal()
         mover = await line.client.start_mover("restore", "job", "s", "t", "")
         await mover.send(m.ReadConfiguration(str(line.repository), line.repository_id, "job", point.point_id))
-        assert (await tell(mover, m.Configuration)).data == data
-        await tell(mover, m.Ended)
+        parts = []
+        while isinstance(message := await mover.receive(), m.Configuration):
+            parts.append(message.data)
+        assert isinstance(message, m.Ended)
+        assert b"".join(parts) == data
+
+    on_line(story)
+
+
+def test_a_configuration_that_is_too_large_is_refused_when_it_is_read(on_line: Any, tmp_path: Path) -> None:
+    with (tmp_path / "configuration").open("wb") as file:
+        file.truncate(64 * MIB + 1)
+
+    async def story(line: Any) -> None:
+        await line.start_target()
+        with pytest.raises(SourceReadFailed, match="64 MiB are allowed"):
+            await line.back_up(tmp_path / "configuration", task_id="configuration", kind="configuration")
+        await line.seal()
 
     on_line(story)

@@ -10,7 +10,7 @@ from vbrcore.manager.source import run_mover
 from vbrcore.model.errors import ProtocolError, VbrError, error_from
 from vbrcore.model.ids import new_id
 from vbrcore.model.session import Task
-from vbrcore.mover.messages import Configuration, Failed, Log, ReadConfiguration, RestoreDone, RestoreWork
+from vbrcore.mover.messages import Configuration, Ended, Failed, Log, ReadConfiguration, RestoreDone, RestoreWork
 from vbrcore.plugins import api
 
 _ATTEMPTS = 3
@@ -132,6 +132,7 @@ async def _until_stopped(context: Context, task: Task, work: RestoreWork) -> Res
 
 
 async def read_configuration(context: Context, stored: StoredPoint) -> bytes:
+    """Return what was kept of a machine with its point, at most 64 MiB. Raises what the mover says."""
     repository = context.catalog.repository(stored.repository_id)
     handle = await context.crew.start("restore", task_id="", disk=f"{stored.point.machine}/configuration")
     try:
@@ -143,10 +144,13 @@ async def read_configuration(context: Context, stored: StoredPoint) -> bytes:
                 point_id=stored.point.point_id,
             )
         )
+        parts: list[bytes] = []
         while True:
             match await handle.receive():
                 case Configuration(data=data):
-                    return data
+                    parts.append(data)
+                case Ended():
+                    return b"".join(parts)
                 case Failed(error=error):
                     raise error_from(error)
                 case Log(level=level, message=text):

@@ -168,7 +168,7 @@ class Forgotten(Message, frozen=True):
 
 
 class Configuration(Message, frozen=True):
-    """Reply to `ReadConfiguration`."""
+    """Reply to `ReadConfiguration`: a part of it, in order; `Ended` follows the last. A frame holds 16 MiB."""
 
     data: bytes
 

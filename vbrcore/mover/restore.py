@@ -26,6 +26,7 @@ from vbrcore.storage.repository import open_repository
 
 MAX_THREADS: Final = 16
 PROGRESS_PERIOD_S: Final = 1.0
+CONFIGURATION_PART_BYTES: Final = 4 * 1024 * 1024
 
 
 def run(control: Control) -> None:
@@ -43,7 +44,9 @@ def run(control: Control) -> None:
         if isinstance(work, RestoreWork):
             control.send(_restore(control, work, reader, point))
         elif point.configuration:
-            control.send(Configuration(reader.block(point.configuration)))
+            data = reader.block(point.configuration)
+            for start in range(0, len(data), CONFIGURATION_PART_BYTES):
+                control.send(Configuration(data[start : start + CONFIGURATION_PART_BYTES]))
         else:
             raise NotFound(f"point {point.point_id} of {point.machine} has no configuration")
     control.send(Ended())
