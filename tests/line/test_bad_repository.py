@@ -27,7 +27,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     def make(size: str) -> Path:
         path = tmp_path / "small"
         path.mkdir()
-        mount("-t", "tmpfs", "-o", f"size={size},mode=700", "none", path)
+        try:
+            mount("-t", "tmpfs", "-o", f"size={size},mode=700", "none", path)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"mounting is not allowed here: {error.stderr!r}")
         mounted.append(path)
         return path
 

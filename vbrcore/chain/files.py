@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from vbrcore.backupfile.file import BackupFile, open_file
-from vbrcore.model.errors import DataCorrupt, FormatInvalid, NotFound, PermissionRefused, StorageFailed
+from vbrcore.model.errors import DataCorrupt, FormatInvalid, NotFound, PermissionRefused, StorageFailed, VbrError
 from vbrcore.model.ids import short_id
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Storage
@@ -58,9 +58,11 @@ def file_names(storage: Storage, directory: str) -> tuple[str, ...]:
 def read_files(storage: Storage, directory: str, *, pass_over_failed: bool = False) -> ChainFiles:
     """Open all files of a chain. Raises `FormatNewer`: who does not understand a file must not judge its chain.
 
-    A file that the storage fails to read ends it as well, unless `pass_over_failed` (for those who only restore).
+    A file that the storage fails to read ends it as well, unless `pass_over_failed` (for those who only restore) and
+    another can be read.
     """
     files, unreadable = [], []
+    failure: VbrError | None = None
     for name in file_names(storage, directory):
         try:
             files.append(open_file(storage, name))
@@ -69,9 +71,12 @@ def read_files(storage: Storage, directory: str, *, pass_over_failed: bool = Fal
         except (StorageFailed, PermissionRefused) as error:
             if not pass_over_failed:
                 raise
+            failure = error
             unreadable.append((name, str(error)))
         except NotFound:  # removed by the chain's writer meanwhile
             continue
+    if failure is not None and not files:
+        raise failure
     return ChainFiles(tuple(sorted(files, key=lambda file: file.rank)), tuple(unreadable))
 
 

@@ -1,0 +1,86 @@
+"""Stopping a job that runs, in each of the ways there are: what ended is kept, what did not is told truthfully."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MIB = 1024 * 1024
+MACHINES = 5
+
+
+@pytest.fixture
+def busy(line: Any) -> Any:
+    """A job over several machines that takes seconds, of which two run at a time."""
+    for number in range(MACHINES):
+        disk: Path = line.lab / f"m{number}" / "disk.raw"
+        disk.parent.mkdir()
+        disk.write_bytes(os.urandom(96 * MIB))
+    line.set_up("nightly", "--compression", "high")
+    return line
+
+
+def running_session(line: Any) -> dict[str, Any]:
+    """Wait until a disk is being read; return the session."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for session in line.json("session", "list", "--job", "nightly"):
+            shown: dict[str, Any] = line.session(session["session_id"])
+            if any(task["state"] == "running" and task["disk"] == "disk.raw" for task in shown["tasks"]):
+                return shown
+        time.sleep(0.05)
+    pytest.fail("no disk was read")
+
+
+def check_truthful(line: Any, session_id: str, *, kept: range) -> None:
+    """Machines with a point are done, all others are not, and the session failed for being stopped."""
+    session = line.session(session_id)
+    assert (session["state"], session["result"]) == ("ended", "failed")
+    assert session["error"]["code"] == "session_stopped"
+    machines = {point["machine"] for point in line.points()}
+    assert len(machines) in kept
+    for task in session["tasks"]:
+        assert (task["state"] == "done") == (task["machine"] in machines), task
+        assert task["state"] in {"done", "skipped", "failed"}
+    log = [json.loads(text) for text in line("session", "log", session_id, "--json").splitlines()]
+    assert log[-1]["message"].startswith("Job has stopped with failures. Name: [nightly]")
+    assert {one["kind"] for one in line.json("ps")} == {"service"}
+    for point in line.points():
+        line("verify", point["point_id"])
+
+
+def test_ctrl_c_lets_started_machines_finish_and_says_that_it_stopped(busy: Any) -> None:
+    with busy.vbr.start("job", "run", "nightly", "--json") as command:
+        session = running_session(busy)
+        command.send_signal(signal.SIGINT)
+        output, said = command.communicate(timeout=100)
+    assert command.returncode == 3
+    assert json.loads(output)["result"] == "failed"
+    assert "Stopping: started machines finish" in said
+    assert "Traceback" not in said
+    check_truthful(busy, session["session_id"], kept=range(1, MACHINES))
+    assert busy.run_job()["result"] == "success"
+    assert {point["machine"] for point in busy.points()} == {f"m{number}" for number in range(MACHINES)}
+
+
+def test_job_stop_now_ends_started_machines_too(busy: Any) -> None:
+    started = busy.start_job()
+    busy.refused("job_already_running", "job", "run", "nightly")
+    running_session(busy)
+    busy.refused("job_already_running", "job", "delete", "nightly", "--with-backups", "--confirm", "nightly")
+    busy("job", "stop", "nightly", "--now")
+    busy.wait_for_end(started["session_id"])
+    check_truthful(busy, started["session_id"], kept=range(MACHINES))
+    busy.refused("not_found", "job", "stop", "nightly")
+    assert busy.run_job()["result"] == "success"
+
+
+def test_service_stop_stops_its_sessions_first(busy: Any) -> None:
+    started = busy.start_job()
+    running_session(busy)
+    assert busy.json("service", "stop") == {"stopped": True}
+    check_truthful(busy, started["session_id"], kept=range(1, MACHINES))
