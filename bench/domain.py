@@ -7,6 +7,7 @@ same disk, made anew, because virtnbdbackup refuses a domain that has other tool
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from bench.ours import Deployment, Vbrcore
 from bench.process import CommandFailed, Done, run
 
 URI: Final = "qemu:///system"
-NAME: Final = "vbrbench"
+NAME: Final = f"vbrbench-{os.getpid()}"  # two runs may be on at once
 _DEVICE: Final = "/machine/peripheral/virtio-disk0/virtio-backend"
 
 
@@ -40,8 +41,12 @@ class Domain:
 
     def apply(self, change: Change) -> None:
         """Have the guest overwrite what `change` names, with the same content."""
+        self.write(change.pieces())
+
+    def write(self, pieces: Iterable[tuple[int, bytes]]) -> None:
+        """Have the guest write (offset, content)."""
         piece = self.directory / "piece"
-        for offset, data in change.pieces():
+        for offset, data in pieces:
             piece.write_bytes(data)
             piece.chmod(0o644)
             command = f'qemu-io -d {_DEVICE} "write -q -s {piece} {offset} {len(data)}"'
