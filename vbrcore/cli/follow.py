@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _FIRST_DELAY_S = 0.02
 _LONGEST_DELAY_S = 0.5
+_DELAY_GROWTH = 1.05  # so a delay is about a twentieth of what was waited already
 _SERVICE_PATIENCE_S = 60.0  # a service that died is started again by the client; give up after this long
 _STOPPING = "Stopping: started machines finish, no new one starts. Ctrl-C again stops at once."
 _STOPPING_NOW = "Stopping now. Ctrl-C again leaves the session to itself."
@@ -67,7 +68,7 @@ def wait(
                 _stop(client, session_id, now=asked > 1)
                 delay_s = _FIRST_DELAY_S
             time.sleep(delay_s)
-            delay_s = min(delay_s * 1.3, _LONGEST_DELAY_S)
+            delay_s = min(delay_s * _DELAY_GROWTH, _LONGEST_DELAY_S)
 
 
 def conclude(view: types.SessionView, *, as_json: bool, stdout_is_data: bool = False) -> int:

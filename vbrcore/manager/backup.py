@@ -6,13 +6,13 @@ import traceback
 from collections.abc import Iterable, Sequence
 
 from vbrcore.manager.connection import Connection
-from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.demands import chain_demand
 from vbrcore.manager.disks import CONFIGURATION, JobParts
-from vbrcore.manager.machine import MachineBackup
+from vbrcore.manager.machine import RETRY_WAITS_S, MachineBackup
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.selection import Selection, select
-from vbrcore.manager.target import Target
+from vbrcore.manager.target import Target, TargetRun
 from vbrcore.model.errors import LeaseLost, MachineNotFound, SessionStopped, VbrError
 from vbrcore.model.ids import file_name_part, new_id, short_id
 from vbrcore.model.inventory import Machine
@@ -34,19 +34,6 @@ async def run_backup(context: Context) -> Outcome:
     hypervisor = catalog.hypervisor(job.hypervisor_id)
     directory = chain_directory(job)
     warnings = Warnings(log)
-
-    connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
-    starting = asyncio.create_task(context.crew.transport())
-    try:
-        await context.leases.acquire(chain_demand(session, repository, directory))
-        connection = await connecting
-        await starting
-    except BaseException:
-        connecting.cancel()
-        starting.cancel()
-        await asyncio.gather(connecting, starting, return_exceptions=True)
-        raise
-    catalog.update_session(session.session_id, state="running")
     work = TargetWork(
         repository_path=repository.path,
         repository_id=repository.repository_id,
@@ -60,8 +47,12 @@ async def run_backup(context: Context) -> Outcome:
         index_directory=str(context.home / "cache" / "index" / repository.repository_id),
     )
     target = Target(context.crew, work, log)
+    connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
+    starting = asyncio.create_task(context.crew.transport())
     try:
-        inventory, run = await asyncio.gather(connection.call(connection.hypervisor.inventory), target.ready())
+        await context.leases.acquire(chain_demand(session, repository, directory))
+        catalog.update_session(session.session_id, state="running")
+        (connection, inventory), run = await asyncio.gather(_inventory(connecting), _first_target(context, target))
         log.info(f"{len(inventory)} machines in the inventory; target mover holds the chain, {len(run.points)} points")
         for warning in run.ready.warnings:  # files of the chain that are missing or unreadable
             warnings.add(warning)
@@ -88,7 +79,28 @@ async def run_backup(context: Context) -> Outcome:
         return _outcome(machines, failures, target, warnings)
     finally:
         await target.kill()
-        await connection.close()
+        connected, _ = await asyncio.gather(connecting, starting, return_exceptions=True)
+        if isinstance(connected, Connection):
+            await connected.close()
+
+
+async def _first_target(context: Context, target: Target) -> TargetRun:
+    """Start the target mover; a chain that a lost writer still holds, and a mover that dies, are tried again."""
+    for wait_s in RETRY_WAITS_S:
+        try:
+            return await target.ready()
+        except VbrError as error:
+            if not error.retryable:
+                raise
+            context.log.warning(f"{error.code}: {error}; tried again in {wait_s:.0f} s")
+            await pause(wait_s, context.stop)
+            context.stop.check()
+    return await target.ready()
+
+
+async def _inventory(connecting: "asyncio.Task[Connection]") -> tuple[Connection, Sequence[Machine]]:
+    connection = await connecting
+    return connection, await connection.call(connection.hypervisor.inventory)
 
 
 def _tasks(context: Context, connection: Connection, machine: Machine, warnings: Warnings) -> list[Task]:

@@ -2,7 +2,7 @@
 
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,16 +86,23 @@ def parse(text: str) -> ET.Element:
 def qemu_account(connection: Any, domain_xml: ET.Element | None) -> tuple[int, int]:
     """Return user and group id that QEMU runs as: of this domain where it says so, else libvirt's default.
 
-    A libvirt of one user says nothing of accounts: its QEMU runs as that user.
+    A libvirt of one user says nothing of accounts: its QEMU runs as that user. The definition of a running domain names
+    the account; libvirt's capabilities are asked only where it does not, because that can take many seconds.
     """
     own = [] if domain_xml is None else domain_xml.findall("seclabel[@model='dac']")
-    labels = [node.findtext("label") for node in own]
-    with libvirt_errors("capabilities"):
-        host = parse(connection.getCapabilities()).find("host")
-    models = [] if host is None else host.findall("secmodel")
-    labels += [node.findtext("baselabel") for node in models if node.findtext("model") == "dac"]
+    account = _account(node.findtext("label") for node in own)
+    if account is None:
+        with libvirt_errors("capabilities"):
+            host = parse(connection.getCapabilities()).find("host")
+        models = [] if host is None else host.findall("secmodel")
+        account = _account(node.findtext("baselabel") for node in models if node.findtext("model") == "dac")
+    return account or (os.getuid(), os.getgid())
+
+
+def _account(labels: Iterable[str | None]) -> tuple[int, int] | None:
+    """Return the first of these `+uid:+gid` labels."""
     for label in labels:
         user, _, group = (label or "").replace("+", "").partition(":")
         if user.isdigit() and group.isdigit():
             return int(user), int(group)
-    return os.getuid(), os.getgid()
+    return None
