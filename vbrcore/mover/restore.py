@@ -60,6 +60,9 @@ def _restore(control: Control, work: RestoreWork, reader: ChainReader, point: Po
     try:
         restore = DiskRestore(reader, disk, point.block_size_bytes, sink, deep=work.deep, threads=threads)
         control.send(Ready())
+        control.log(
+            "info", f"{'reads' if sink is None else 'writes'} a disk of {disk.size_bytes} bytes, {threads} threads"
+        )
         _follow(control, restore)
         if sink is not None:
             sink.finish()

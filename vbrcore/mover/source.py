@@ -58,6 +58,8 @@ def _disk(control: Control, work: SourceWork) -> DiskDone:
             if lost:
                 raise lost[0]
             control.send(Ready())
+            base = f"changes since {work.since}" if work.since else "no change tracking: compared by digest"
+            control.log("info", f"disk of {reader.size_bytes} bytes is open, {threads} threads; {base}")
             return _followed(control, backup, threads)
         finally:
             link.close()

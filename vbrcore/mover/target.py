@@ -82,6 +82,7 @@ class _Target:
             self._control.send(
                 Ready(str(self._intake.path), writer.points, tuple(sorted(writer.damaged)), writer.warnings)
             )
+            self._control.log("info", f"chain is open and locked, {len(writer.points)} points")
             while self._do(self._orders.get()):
                 pass
         finally:
