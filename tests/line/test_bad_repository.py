@@ -168,37 +168,38 @@ def test_a_read_only_repository_restores_and_takes_no_backup(
     assert line.run_job()["result"] == "success"
 
 
-@pytest.mark.parametrize("missing", ["identity", "directory", "other"])
-def test_a_repository_that_is_not_mounted_is_never_made_anew(
-    line: Any, make_disk: Any, sha256: Any, missing: str
-) -> None:
+def make_absent(line: Any, how: str, away: Path) -> None:
+    """Put what would be there if the repository's file system were not mounted, or another one were."""
+    shutil.rmtree(line.repository, ignore_errors=True)
+    if how != "no directory":
+        line.repository.mkdir()
+    if how == "another repository":
+        text = (away / IDENTITY).read_text()
+        repository_id = line.json("repository", "show", "main")["repository_id"]
+        (line.repository / IDENTITY).write_text(text.replace(repository_id[:8], "00000000"))
+
+
+def test_a_repository_that_is_not_mounted_is_never_made_anew(line: Any, make_disk: Any, sha256: Any) -> None:
     disk = make_disk(line.lab / "web" / "disk.raw", seed=1, data_mib=1, size_bytes=2 * MIB)
     line.set_up()
     line.run_job()
     point = line.points()[0]["point_id"]
     away = line.repository.with_name("away")
     line.repository.rename(away)
-    if missing != "directory":
-        line.repository.mkdir()
-    if missing == "other":
-        shutil.copy(away / IDENTITY, line.repository)
-        text = (line.repository / IDENTITY).read_text()
-        repository_id = line.json("repository", "show", "main")["repository_id"]
-        (line.repository / IDENTITY).write_text(text.replace(repository_id[:8], "00000000"))
-    before = sorted(line.repository.parent.rglob("*"))
-    assert line.json("repository", "show", "main")["state"] == "not_mounted"
-    error = line.refused("session_failed", "job", "run", "nightly")
-    assert str(line.repository) in error["message"]
-    assert line.json("session", "list", "--job", "nightly")[0]["error"]["code"] == "repository_not_mounted"
-    line.refused("repository_not_mounted", "verify", point)
+    for how in ("no directory", "no identity", "another repository"):
+        make_absent(line, how, away)
+        before = sorted(line.repository.parent.rglob("*"))
+        assert line.json("repository", "show", "main")["state"] == "not_mounted"
+        assert str(line.repository) in line.refused("session_failed", "job", "run", "nightly")["message"]
+        assert line.json("session", "list", "--job", "nightly")[0]["error"]["code"] == "repository_not_mounted"
+        line.refused("repository_not_mounted", "verify", point)
+        assert sorted(line.repository.parent.rglob("*")) == before
     line.refused("repository_not_mounted", "restore", "disk", point, "disk.raw", "--output", line.out / "no.raw")
     line.refused("repository_not_mounted", "point", "delete", point)
     line.refused("repository_not_mounted", "job", "delete", "nightly", "--with-backups", "--confirm", "nightly")
-    line("job", "create", "other", "--hypervisor", "lab", "--machine", "*", "--repository", "main")
-    line("job", "delete", "other")
     line.refused("repository_not_mounted", "repository", "remove", "main", "--with-backups", "--confirm", "main")
     assert sorted(line.repository.parent.rglob("*")) == before
-    shutil.rmtree(line.repository, ignore_errors=True)
+    shutil.rmtree(line.repository)
     away.rename(line.repository)
     assert line.run_job()["result"] == "success"
     assert sha256(line.restore(point, "disk.raw")) == sha256(disk)

@@ -207,7 +207,7 @@ def test_block_sizes_and_compressions_change_nothing_of_the_contents(
 # --- huge disks -----------------------------------------------------------------------------------
 
 
-def test_two_tebibytes_that_are_mostly_empty(shared_line: Any, record_property: Any) -> None:
+def test_two_tebibytes_that_are_mostly_empty(shared_line: Any, record_testsuite_property: Any) -> None:
     raw = shared_line.lab / "huge" / "huge.raw"
     raw.parent.mkdir()
     places = (0, 700 * GIB + 12345, 2 * TIB - 4 * MIB)
@@ -223,8 +223,8 @@ def test_two_tebibytes_that_are_mostly_empty(shared_line: Any, record_property: 
     full = shared_line.run_job("huge")
     qemu_write(raw, f"write -P 9 {TIB + 5} 100")
     increment = shared_line.run_job("huge")
-    record_property("2 TiB raw and 2 TiB qcow2 side by side, full, s", full["duration_s"])
-    record_property("2 TiB raw and 2 TiB qcow2 side by side, increment, s", increment["duration_s"])
+    record_testsuite_property("2 TiB raw and 2 TiB qcow2 side by side, full, s", full["duration_s"])
+    record_testsuite_property("2 TiB raw and 2 TiB qcow2 side by side, increment, s", increment["duration_s"])
     assert full["read_bytes"] < 32 * MIB
     assert increment["transferred_bytes"] < MIB
     point = shared_line.points("huge")[-1]["point_id"]

@@ -13,7 +13,7 @@ from vbrcore.manager.machine import RETRY_WAITS_S, MachineBackup
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.selection import Selection, select
 from vbrcore.manager.target import Target, TargetRun
-from vbrcore.model.errors import LeaseLost, MachineNotFound, SessionStopped, VbrError
+from vbrcore.model.errors import LeaseLost, MachineNotFound, RepositoryNotMounted, SessionStopped, VbrError
 from vbrcore.model.ids import file_name_part, new_id, short_id
 from vbrcore.model.inventory import Machine
 from vbrcore.model.job import Job
@@ -90,7 +90,8 @@ async def _first_target(context: Context, target: Target) -> TargetRun:
         try:
             return await target.ready()
         except VbrError as error:
-            if not error.retryable:
+            # A repository that is not there needs an administrator; nobody waits a minute to be told.
+            if not error.retryable or isinstance(error, RepositoryNotMounted):
                 raise
             context.log.warning(f"{error.code}: {error}; tried again in {wait_s:.0f} s")
             await pause(wait_s, context.stop)
