@@ -77,7 +77,7 @@ def test_tasks_wait_with_a_reason_until_there_is_room(client: Client, holder: Ho
     (live,) = [view for view in client.call(ops.SESSIONS_LIVE, NOTHING) if view.session_id == session_id]
     task = next(task for task in live.tasks if task.reason)
     assert (task.disk, task.place) == ("disk.raw", 1)
-    assert "host" in task.detail
+    assert "server local: " in task.detail
     processes = client.call(ops.PROCESS_LIST, NOTHING)
     kinds = {process.kind: process for process in processes}
     assert kinds["job-manager"].session_id == session_id
