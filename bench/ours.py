@@ -53,7 +53,7 @@ class Deployment:
 
     def job(self, hypervisor: str, machine: str, repository: Path, *options: str) -> None:
         """Make a job with a repository of its own."""
-        self.run("repository", "add", "main", "--path", str(repository))
+        self.run("repository", "add", "main", "--path", str(repository), "--reserve", "256M")
         names = ("--hypervisor", hypervisor, "--machine", machine, "--repository", "main")
         self.run("job", "create", JOB, *names, *options)
 

@@ -44,7 +44,7 @@ def client(home: Path) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def job(home: Path, client: Client) -> t.JobView:
     client.call(ops.HYPERVISOR_ADD, t.HypervisorAdd("images", "images", {"path": str(home / "machines")}))
-    client.call(ops.REPOSITORY_ADD, t.RepositoryAdd("backup", str(home / "backup")))
+    client.call(ops.REPOSITORY_ADD, t.RepositoryAdd("backup", str(home / "backup"), reserve_bytes=0))
     return client.call(ops.JOB_CREATE, t.JobCreate("nightly", "images", "backup", ("*",)))
 
 
@@ -85,7 +85,7 @@ def test_repositories_are_made_once_and_never_over_something(client: Client, tmp
     (tmp_path / "full" / "file").touch()
 
     def add(name: str, path: Path | str, **values: int) -> t.RepositoryView:
-        return client.call(ops.REPOSITORY_ADD, t.RepositoryAdd(name, str(path), **values))
+        return client.call(ops.REPOSITORY_ADD, t.RepositoryAdd(name, str(path), **{"reserve_bytes": 0, **values}))
 
     view = add("main", tmp_path / "new" / "deep")
     assert (view.state, view.files, view.stored_bytes) == ("ok", 0, 0)
@@ -104,7 +104,7 @@ def test_repositories_are_made_once_and_never_over_something(client: Client, tmp
 
 
 def test_a_repository_that_is_not_there_says_so(client: Client, tmp_path: Path) -> None:
-    client.call(ops.REPOSITORY_ADD, t.RepositoryAdd("away", str(tmp_path / "r")))
+    client.call(ops.REPOSITORY_ADD, t.RepositoryAdd("away", str(tmp_path / "r"), reserve_bytes=0))
     (tmp_path / "r").rename(tmp_path / "unmounted")
     view = client.call(ops.REPOSITORY_SHOW, t.ByName("away"))
     assert view.state == "not_mounted"
