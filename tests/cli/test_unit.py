@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VBRCORE_HOME", raising=False)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("for_user", [False, True])
 @pytest.mark.parametrize("home", [None, '/srv/it\'s 100% "odd" $HOME\\x'])
 def test_systemd_accepts_the_unit(tmp_path: Path, home: str | None, *, for_user: bool) -> None:

@@ -17,7 +17,6 @@ from tests.conftest import Vbr
 CALLER = 65534
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="another user's service is needed"),
-    pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed"),
 ]
 
 

@@ -8,7 +8,14 @@ from vbrcore.balancer.demand import Demand, Grant
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
 from vbrcore.manager.stop import StopWatch
-from vbrcore.model.errors import FormatNewer, LeaseLost, RepositoryFull, RepositoryNotMounted, VbrError
+from vbrcore.model.errors import (
+    CatalogUnavailable,
+    FormatNewer,
+    LeaseLost,
+    RepositoryFull,
+    RepositoryNotMounted,
+    VbrError,
+)
 from vbrcore.model.times import LEASE_RENEWAL_S
 
 _POLL_S = 0.02
@@ -86,7 +93,15 @@ class Leases:
 
     def _renew(self) -> None:
         while not self._closing.wait(LEASE_RENEWAL_S):
-            if not self._catalog.renew(self._session_id):
+            try:
+                renewed = self._catalog.renew(self._session_id)
+            except CatalogUnavailable as error:  # a lease outlasts several missed renewals
+                self._log.warning(f"leases not renewed, tried again in {LEASE_RENEWAL_S:.0f} s: {error}")
+                continue
+            except VbrError as error:
+                self._log.error(f"leases cannot be renewed: {error}")
+                renewed = False
+            if not renewed:
                 self._log.error("the leases of this session ended before they were renewed")
                 self._loop.call_soon_threadsafe(self.lost.set)
                 return

@@ -4,7 +4,7 @@ import asyncio
 import signal
 
 from vbrcore.catalog.catalog import Catalog
-from vbrcore.model.errors import SessionStopped
+from vbrcore.model.errors import CatalogUnavailable, SessionStopped
 
 _POLL_S = 0.25
 
@@ -43,11 +43,17 @@ class StopWatch:
     async def _watch(self) -> None:
         version = -1
         while True:
-            if (seen := self._catalog.data_version()) != version:
-                version = seen
-                mode = self._catalog.stop_requested(self._session_id)
-                if mode:
-                    self.requested.set()
-                if mode == "now":
-                    self.now.set()
+            try:
+                if (seen := self._catalog.data_version()) != version:
+                    self._look()
+                    version = seen
+            except CatalogUnavailable:
+                pass  # looked at again with the next poll; who asks to stop waits no longer than the catalog is away
             await asyncio.sleep(_POLL_S)
+
+    def _look(self) -> None:
+        mode = self._catalog.stop_requested(self._session_id)
+        if mode:
+            self.requested.set()
+        if mode == "now":
+            self.now.set()
