@@ -53,12 +53,38 @@ def decompress(stored: Buffer, raw_length: int, codec: int) -> bytes | memoryvie
         # The frame's own size field decides what the library allocates, so it is compared first.
         if zstandard.frame_content_size(stored) != raw_length:
             raise DataCorrupt("a compressed extent states another size than its row")
-        decompressor: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
-        if decompressor is None:
-            decompressor = _local.decompressor = zstandard.ZstdDecompressor()
-        raw = decompressor.decompress(stored, max_output_size=raw_length)
+        raw = _decompressor().decompress(stored, max_output_size=raw_length)
     except zstandard.ZstdError as error:
         raise DataCorrupt(f"a compressed extent cannot be decompressed: {error}") from error
     if len(raw) != raw_length:
         raise DataCorrupt(f"an extent decompresses to {len(raw)} bytes instead of {raw_length}")
     return raw
+
+
+def decompress_into(stored: Buffer, raw: memoryview, codec: int) -> None:
+    """Fill all of `raw` with what `stored` holds: for who keeps one buffer, which fresh memory per block would not.
+
+    Raises as `decompress` does; `raw` may then hold anything.
+    """
+    if codec != CODEC_ZSTD:
+        raw[:] = decompress(stored, len(raw), codec)
+        return
+    try:
+        if zstandard.frame_content_size(stored) != len(raw):
+            raise DataCorrupt("a compressed extent states another size than its row")
+        with _decompressor().stream_reader(stored) as reader:
+            filled = 0
+            while filled < len(raw) and (got := reader.readinto(raw[filled:])):
+                filled += got
+    except zstandard.ZstdError as error:
+        raise DataCorrupt(f"a compressed extent cannot be decompressed: {error}") from error
+    if filled != len(raw):
+        raise DataCorrupt(f"an extent decompresses to {filled} bytes instead of {len(raw)}")
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Return this thread's."""
+    decompressor: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
+    if decompressor is None:
+        decompressor = _local.decompressor = zstandard.ZstdDecompressor()
+    return decompressor

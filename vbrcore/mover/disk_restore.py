@@ -1,5 +1,6 @@
 """One disk of a point, read in file order by several threads, checked, and written to a sink (or only checked)."""
 
+import mmap
 import threading
 import time
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from vbrcore.backupfile.codec import decompress, digest
+from vbrcore.backupfile.codec import CODEC_NONE, decompress_into, digest
 from vbrcore.backupfile.maps import FANOUT, ZERO_PAGE, walk
 from vbrcore.chain.reader import ChainReader, Location
 from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, SessionStopped, VbrError
@@ -110,7 +111,10 @@ class DiskRestore:
     def _work(self) -> None:
         counters = _Counters()
         self._counters.append(counters)
-        buffer = bytearray(self._block_size)
+        # Two buffers for good, aligned to pages (so that a sink can write directly): memory that is taken anew for each
+        # block costs more than its decompression.
+        stored = memoryview(mmap.mmap(-1, self._block_size))
+        raw_buffer = memoryview(mmap.mmap(-1, self._block_size))
         while self._error is None:
             with self._lock:
                 item = next(self._items, None)
@@ -120,29 +124,34 @@ class DiskRestore:
                 self._write_hole(item)
                 continue
             try:
-                raw = self._load(item.location, buffer, counters)
-                if raw is not None and len(raw) != item.length:
-                    raise DataCorrupt(f"a block has {len(raw)} bytes instead of {item.length}")
+                raw = self._load(item, item.location, (stored, raw_buffer), counters)
             except _DAMAGE as error:
                 self._on_damage(item, error)
                 continue
             if raw is not None and self._sink is not None:
                 self._write(item, raw, counters)
 
-    def _load(self, location: Location, buffer: bytearray, counters: _Counters) -> memoryview | None:
+    def _load(
+        self, item: _Item, location: Location, buffers: tuple[memoryview, memoryview], counters: _Counters
+    ) -> memoryview | None:
         """Return the verified content; None where only the stored bytes were to be checked."""
         row = location.row
         started = time.perf_counter()
-        if row.stored_length > len(buffer):
+        if row.stored_length > self._block_size:
             raise DataCorrupt(f"a block is stored in {row.stored_length} bytes")
-        stored = memoryview(buffer)[: row.stored_length]
+        if row.raw_length != item.length:
+            raise DataCorrupt(f"a block has {row.raw_length} bytes instead of {item.length}")
+        stored, raw = buffers[0][: row.stored_length], buffers[1][: row.raw_length]
         self._reader.read_stored(location, stored)
         counters.read_bytes += row.stored_length
         read = time.perf_counter()
         counters.source_s += read - started
         if self._sink is None and not self._deep:
             return None
-        raw = memoryview(decompress(stored, row.raw_length, row.codec))
+        if row.codec == CODEC_NONE and len(stored) == len(raw):
+            raw = stored
+        else:
+            decompress_into(stored, raw, row.codec)
         if digest(raw) != row.digest:
             raise DataCorrupt(f"the block {row.digest.hex()[:16]} does not have this digest")
         counters.compress_s += time.perf_counter() - read

@@ -54,6 +54,15 @@ class NewFile:
     def process_path(self) -> str:
         return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
+    def open_direct(self) -> int:
+        """Return another descriptor of the file, for writes past the page cache; -1 where there are none (tmpfs)."""
+        try:
+            return os.open(f"/proc/self/fd/{self.descriptor}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in {errno.EINVAL, errno.EOPNOTSUPP}:
+                return -1
+            raise SinkWriteFailed(f"{self.path} cannot be opened: {error.strerror}") from error
+
     def wrote(self, length: int) -> None:
         """Now and then have the kernel begin to write back, so that little is left for `commit` to wait for."""
         self._since_written += length

@@ -18,6 +18,7 @@ from vbrcore.plugins.newfile import NewFile
 _RWF_DONTCACHE = 0x80  # Linux 6.14; not in Python's os module yet
 _EVICT_EVERY_BYTES = 64 * 1024 * 1024
 _SAMPLES = 16
+_DIRECT_BYTES = 4096  # the largest logical block of disks, and the page size
 
 
 class RawReader:
@@ -111,29 +112,37 @@ class RawReader:
 
 
 class RawWriter:
-    """A new file, made a sparse raw image by a `mover.Writer`, which closes it."""
+    """A new file, made a sparse raw image by a `mover.Writer`, which closes it.
+
+    What is aligned (offset, length and place in memory) is written directly: several threads then do not wait for each
+    other at the file, nothing is copied, and the page cache is left to others.
+    """
 
     def __init__(self, file: NewFile, size_bytes: int) -> None:
         self._file = file
         self._path = file.path
         self._size_bytes = size_bytes
         self._closing = threading.Lock()
+        self._direct = -1
         try:
             os.ftruncate(file.descriptor, size_bytes)
+            self._direct = file.open_direct()
         except OSError as error:
             self.close()
             raise SinkWriteFailed(f"{file.path} cannot have {size_bytes} bytes: {error.strerror}") from error
+        except SinkWriteFailed:
+            self.close()
+            raise
 
     def write_from(self, offset: int, buffer: memoryview) -> None:
         self._check(offset, len(buffer))
         view, at = buffer, offset
         try:
             while view:
-                done = os.pwrite(self._file.descriptor, view, at)
+                done = self._write(at, view)
                 view, at = view[done:], at + done
         except OSError as error:
             raise SinkWriteFailed(f"writing {self._path} at offset {at} failed: {error.strerror}") from error
-        self._file.wrote(len(buffer))
 
     def zero(self, offset: int, length: int) -> None:
         self._check(offset, length)
@@ -147,7 +156,21 @@ class RawWriter:
 
     def close(self) -> None:
         with self._closing:
+            if self._direct >= 0:
+                os.close(self._direct)
+                self._direct = -1
             self._file.close()
+
+    def _write(self, at: int, view: memoryview) -> int:
+        if self._direct >= 0 and at % _DIRECT_BYTES == 0 and len(view) % _DIRECT_BYTES == 0:
+            try:
+                return os.pwrite(self._direct, view, at)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # the memory, or blocks larger than 4 KiB: aligned otherwise
+                    raise
+        done = os.pwrite(self._file.descriptor, view, at)
+        self._file.wrote(done)
+        return done
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self._size_bytes:
