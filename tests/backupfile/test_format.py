@@ -99,8 +99,8 @@ def test_contents_list_stands_as_specified() -> None:
         b'"last_sequence":1,"generation_files":["00000000000000000000000000000000"],"points":[{"point_id":"p",'
         b'"session_id":"s","job_id":"j","job_name":"n","plugin":"images","machine_id":"m","machine":"M",'
         b'"kind":"full","created":1.5,"sequence":1,"disks":[{"disk_id":"d","name":"D","size_bytes":1000,'
-        b'"root":"kqK3h6BtcnLfQ+r4esw7nB0xXXnVmdYcKFmDSD5DGZg=","change_id":"c"}],"block_size_bytes":1048576,'
-        b'"configuration":"","warnings":[],"flags":0,"source_point_id":""}]}'
+        b'"root":"kqK3h6BtcnLfQ+r4esw7nB0xXXnVmdYcKFmDSD5DGZg=","change_id":"c","root_mac":""}],'
+        b'"block_size_bytes":1048576,"configuration":"","warnings":[],"flags":0,"source_point_id":"","sealed":""}]}'
     )
     assert data == b"VBRCLIST" + struct.pack("<II", len(text), 0) + text
     assert decode_contents(data, SLOT) == (CONTENTS, b"")

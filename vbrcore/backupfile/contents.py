@@ -17,6 +17,7 @@ from vbrcore.storage.port import ALIGNMENT_BYTES
 _HEAD: Final = struct.Struct("<8sII")
 _MAGIC: Final = b"VBRCLIST"
 _SHA256_BYTES = 32
+_ROOT_MAC_BYTES = 16
 
 
 class TablePart(msgspec.Struct, frozen=True):
@@ -39,7 +40,7 @@ class Damage(msgspec.Struct, frozen=True):
 
 
 class KeySlot(msgspec.Struct, frozen=True):
-    """The chain key, wrapped by a passphrase or key file (format only; written by encrypted chains)."""
+    """The key of an encrypted chain, wrapped by a passphrase or key file (`vbrcore.secrets.keyslots`)."""
 
     slot_id: str
     kdf: str
@@ -130,3 +131,5 @@ def _check_point(point: Point) -> None:
     for disk in point.disks:
         if len(disk.root) != DIGEST_BYTES or not 0 <= disk.size_bytes <= MAX_DISK_BYTES:
             raise FormatInvalid("a point has an impossible disk")
+        if len(disk.root_mac) not in {0, _ROOT_MAC_BYTES}:
+            raise FormatInvalid("a point's map root has an impossible authentication code")

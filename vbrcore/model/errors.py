@@ -303,6 +303,12 @@ class KeyNeeded(VbrError):
     hint = "The chain is encrypted: give its passphrase."
 
 
+class WrongPassphrase(VbrError):
+    code = "wrong_passphrase"
+    exit_code = 12
+    hint = "Give the passphrase or key file that the chain was last set to; nobody can open it without one of them."
+
+
 # --- plugins, hypervisors, source data -------------------------------------------------------------
 
 
