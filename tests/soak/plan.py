@@ -1,0 +1,88 @@
+"""What a round does, drawn from a seed: which sessions run, and who is hit when."""
+
+import random
+from typing import Final, Literal
+
+import msgspec
+
+Service = Literal["resident", "on-demand"]
+Blow = Literal["kill", "pause", "hang"]
+Moment = Literal["any", "birth", "life", "phase"]
+
+# A client that is killed hurts nobody; it is hit now and then to see that.
+ROLES: Final = ("job-manager", "transport", "source", "target", "restore", "service", "qemu", "command")
+_ROLE_WEIGHTS: Final = (20, 18, 18, 18, 8, 12, 4, 2)
+# Parts of the lines that managers and movers write to a session's log, in the order of a backup.
+PHASES: Final = (
+    " begins ",
+    "chain is open",
+    "in the inventory",
+    "snapshot of",
+    "transferred",
+    "committed",
+    "snapshot released",
+    "sealed",
+    "success: read",
+)
+_TYPICAL_S: Final = 1.2  # a round's sessions
+_BIRTH_S: Final = 0.03
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """`role` is who is wanted; where no such process lives, any other takes its place.
+
+    `any`: `delay_s` after the round began. `birth` and `life`: after the role's process was seen first. `phase`: after
+    a line with `phase` was logged. `pause_s`: how long a stopped process stays stopped.
+    """
+
+    blow: Blow
+    role: str
+    moment: Moment
+    delay_s: float
+    phase: str = ""
+    pause_s: float = 0.0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`beside` are the operations that run beside the job, each with its delay."""
+
+    service: Service
+    job: str
+    detached: bool
+    changed_again: bool
+    beside: tuple[tuple[str, float], ...]
+    hits: tuple[Hit, ...]
+
+
+def draw(seed: str, *, hangs: bool) -> Plan:
+    """Draw a round; the same for the same seed. `hangs`: with processes stopped for longer than others wait."""
+    rng = random.Random(seed)  # noqa: S311 - to be drawn again, not to be secret
+    beside = []
+    for operation, share in (("restore", 0.3), ("verify", 0.15), ("delete", 0.25), ("machine", 0.12), ("job", 0.2)):
+        if rng.random() < share:
+            beside.append((operation, rng.uniform(0.0, 0.6)))
+    hits = [_hit(rng, hangs=hangs)]
+    if rng.random() < 0.12:
+        hits.append(_hit(rng, hangs=False))
+    return Plan(
+        service=rng.choice(("resident", "on-demand")),
+        job="nightly" if rng.random() < 0.8 else "hourly",
+        detached=rng.random() < 0.2,
+        changed_again=rng.random() < 0.5,
+        beside=tuple(beside),
+        hits=tuple(hits),
+    )
+
+
+def _hit(rng: random.Random, *, hangs: bool) -> Hit:
+    role = rng.choices(ROLES, _ROLE_WEIGHTS)[0]
+    moment: Moment = rng.choices(("any", "birth", "life", "phase"), (30, 15, 25, 30))[0]
+    delay_s = {
+        "any": rng.uniform(0.0, _TYPICAL_S),
+        "birth": rng.uniform(0.0, _BIRTH_S),
+        "life": rng.uniform(0.0, _TYPICAL_S / 2),
+        "phase": rng.choice((0.0, rng.uniform(0.0, _BIRTH_S))),
+    }[moment]
+    blow: Blow = rng.choices(("kill", "pause", "hang"), (88, 10, 2 if hangs else 0))[0]
+    pause_s = {"kill": 0.0, "pause": rng.uniform(0.05, 2.5), "hang": rng.uniform(20.0, 80.0)}[blow]
+    return Hit(blow, role, moment, delay_s, rng.choice(PHASES) if moment == "phase" else "", pause_s)
