@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from vbrcore.backupfile.codec import Buffer
+from vbrcore.backupfile.codec import Buffer, decompress
+from vbrcore.backupfile.rows import Row
 from vbrcore.model.errors import DataCorrupt
 
 KEY_BYTES: Final = 32
@@ -167,6 +168,23 @@ class ExtentOpener:
             raise _refused(digest) from error
         return packed
 
+    def open_row(self, row: Row, stored: Buffer, buffer: memoryview) -> memoryview:
+        """As `open_into`. Raises `DataCorrupt` also for an extent in the open: nobody with the key wrote it."""
+        _check_encrypted(row)
+        return self.open_into(row.digest, row.codec, stored, buffer)
+
+    def content(self, row: Row, stored: Buffer) -> bytes:
+        """Return the raw content of an extent, verified by its keyed digest. Raises `DataCorrupt`."""
+        _check_encrypted(row)
+        raw = decompress(self.open(row.digest, row.codec, stored), row.raw_length, row.codec)
+        if self.digest(raw) != row.digest:
+            raise DataCorrupt(f"the content of {row.digest.hex()[:16]} has another digest")
+        return bytes(raw)
+
+    def digest(self, raw: Buffer) -> bytes:
+        """Return the name of this content in the chain."""
+        return self._chain_key.digest(raw)
+
     def _parts(self, digest: bytes, stored: Buffer) -> tuple[AESGCM, memoryview, memoryview]:
         """Return (cipher, nonce, ciphertext and tag)."""
         if len(stored) < OVERHEAD_BYTES:
@@ -181,6 +199,11 @@ class ExtentOpener:
             if len(self._ciphers) > _MAX_SALTS:
                 del self._ciphers[next(iter(self._ciphers))]
             return cipher
+
+
+def _check_encrypted(row: Row) -> None:
+    if not row.encrypted:
+        raise DataCorrupt(f"the extent of {row.digest.hex()[:16]} is not encrypted as its chain is")
 
 
 def checked_chain_id(chain_id: bytes) -> bytes:

@@ -8,7 +8,7 @@ from vbrcore.backupfile.codec import Buffer, checksum, decompress, digest
 from vbrcore.backupfile.contents import Contents, decode_contents
 from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_header
 from vbrcore.backupfile.slots import SLOT_OFFSETS, Slot, unpack_slot
-from vbrcore.model.errors import DataCorrupt, FormatInvalid, FormatNewer, VbrError
+from vbrcore.model.errors import DataCorrupt, FormatInvalid, FormatNewer, KeyNeeded, VbrError
 from vbrcore.storage.port import SLOT_BYTES, Reader, Storage
 
 
@@ -86,7 +86,9 @@ def read_stored(reader: Reader, offset: int, row: Row, buffer: bytearray | memor
 
 
 def content_of(row: Row, stored: Buffer) -> bytes:
-    """Return the raw content of an extent, verified by its digest. Raises `DataCorrupt`."""
+    """Return the raw content of an extent, verified by its digest. Raises `DataCorrupt`, `KeyNeeded`."""
+    if row.encrypted:
+        raise KeyNeeded(f"the content of {row.digest.hex()[:16]} is encrypted")
     raw = decompress(stored, row.raw_length, row.codec)
     if digest(raw) != row.digest:
         raise DataCorrupt(f"the content of {row.digest.hex()[:16]} has another digest")

@@ -122,7 +122,9 @@ class FileWriter:
         self._appender.write(offset, parts)
 
 
-def new_slot(file_id: bytes, chain_id: bytes, generation_id: bytes, block_size_bytes: int, flags: int) -> Slot:
+def new_slot(
+    file_id: bytes, chain_id: bytes, generation_id: bytes, block_size_bytes: int, flags: int, *, features: int = 0
+) -> Slot:
     """Return the slot of a file that has nothing yet; it is never written as it is."""
     return Slot(
         sequence=0,
@@ -136,4 +138,5 @@ def new_slot(file_id: bytes, chain_id: bytes, generation_id: bytes, block_size_b
         contents_length=0,
         contents_sha256=bytes(32),
         run_number=0,
+        features=features,
     )

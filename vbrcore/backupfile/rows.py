@@ -36,6 +36,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     checksum: int
     flags: int = 0
 
+    @property
+    def encrypted(self) -> bool:
+        return bool(self.flags & FLAG_ENCRYPTED)
+
 
 def check_row(row: Row) -> None:
     """Raise `FormatInvalid` (or `FormatNewer`) when a row from outside cannot be true."""
@@ -43,8 +47,10 @@ def check_row(row: Row) -> None:
         raise FormatInvalid("a row has no digest")
     if not 0 < row.raw_length <= MAX_RAW_BYTES or not 0 < row.stored_length <= MAX_STORED_BYTES:
         raise FormatInvalid(f"a row has impossible lengths: {row.stored_length} stored, {row.raw_length} raw")
-    if row.flags or row.kind > KIND_CONFIGURATION:
+    if row.flags & ~FLAG_ENCRYPTED or row.kind > KIND_CONFIGURATION:
         raise FormatNewer(f"a row has kind {row.kind} and flags {row.flags}, which this version does not know")
+    if row.encrypted and row.kind == KIND_PAGE:
+        raise FormatInvalid("a row of an encrypted map page: there are none")
 
 
 def pack_row(row: Row, offset: int) -> bytes:

@@ -15,7 +15,7 @@ VERSION: Final = 1
 MAGIC: Final = b"VBRCFILE"
 
 FEATURE_ENCRYPTED: Final = 1
-KNOWN_FEATURES: Final = 0  # what a reader must understand; any other bit makes the file one of a later version
+KNOWN_FEATURES: Final = FEATURE_ENCRYPTED  # any other bit makes the file one of a later version
 FLAG_SEALED: Final = 1
 FLAG_FULL: Final = 2
 
@@ -47,6 +47,10 @@ class Slot(msgspec.Struct, frozen=True):
     @property
     def sealed(self) -> bool:
         return bool(self.flags & FLAG_SEALED)
+
+    @property
+    def encrypted(self) -> bool:
+        return bool(self.features & FEATURE_ENCRYPTED)
 
     @property
     def full(self) -> bool:

@@ -7,12 +7,12 @@ from typing import Final
 import msgspec
 
 import vbrcore
-from vbrcore.backupfile.contents import Contents, Damage, TablePart
+from vbrcore.backupfile.contents import Contents, Damage, KeySlot, TablePart
 from vbrcore.backupfile.file import BackupFile, read_slots, was_never_committed
 from vbrcore.backupfile.filewriter import FileWriter, new_slot
-from vbrcore.backupfile.slots import FLAG_FULL, Slot
+from vbrcore.backupfile.slots import FEATURE_ENCRYPTED, FLAG_FULL, Slot
 from vbrcore.chain.files import ChainFiles, file_names, new_name, read_files, sort_points
-from vbrcore.model.errors import FormatInvalid, WriterReplaced
+from vbrcore.model.errors import FormatInvalid, KeyNeeded, WriterReplaced
 from vbrcore.model.point import Point
 from vbrcore.storage.port import ALIGNMENT_BYTES, Storage
 
@@ -20,7 +20,10 @@ WRITER: Final = f"vbrcore {vbrcore.__version__}"
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Who writes: the session and the job (`machine_id` and `machine` only for a chain of one machine)."""
+    """Who writes: the session and the job (`machine_id` and `machine` only for a chain of one machine).
+
+    `encrypt`: a chain that begins now is an encrypted one. Names of encrypted chains are empty or hidden here.
+    """
 
     session_id: str
     job_id: str
@@ -29,6 +32,7 @@ class Run(msgspec.Struct, frozen=True):
     block_size_bytes: int
     machine_id: str = ""
     machine: str = ""
+    encrypt: bool = False
 
 
 class Ledger:
@@ -53,7 +57,10 @@ class Ledger:
         self._written_ids: set[bytes] = set()
         self._own_ids: set[bytes] = set()
         newest = found.newest
+        self.is_new = newest is None
         self.chain_id = newest.slot.chain_id if newest else uuid.uuid4().bytes
+        self.encrypted = newest.slot.encrypted if newest else run.encrypt
+        self.key_slots: tuple[KeySlot, ...] = newest.contents.key_slots if newest else ()
         self.warnings = [reason for _, reason in found.unreadable]
         if newest is not None and newest.slot.block_size_bytes == run.block_size_bytes:
             self.generation_id = newest.slot.generation_id
@@ -89,6 +96,8 @@ class Ledger:
 
     def new_file(self) -> FileWriter:
         """Make this run's next file; nobody sees it before its first commit."""
+        if self.encrypted and not self.key_slots:
+            raise KeyNeeded(f"{self._directory}: nothing wraps the key of this chain, so nobody could open its files")
         first = not self._listed
         name = new_name(self._storage, self._directory, self.run.session_id, self.run.created, full=first)
         slot = new_slot(
@@ -97,6 +106,7 @@ class Ledger:
             self.generation_id,
             self.run.block_size_bytes,
             FLAG_FULL if first else 0,
+            features=FEATURE_ENCRYPTED if self.encrypted else 0,
         )
         file = FileWriter.create(self._storage, name, slot, self._contents((), (), self._listed), self._fence)
         self._written_ids.add(slot.file_id)
@@ -128,6 +138,7 @@ class Ledger:
             points=points,
             damaged=damaged,
             last_sequence=self._last_sequence,
+            key_slots=self.key_slots,
             generation_files=self._listed if current else file.contents.generation_files,
         )
 
@@ -158,14 +169,15 @@ class Ledger:
             revision=self._revision,
             session_id=self.run.session_id,
             job_id=self.run.job_id,
-            job_name=self.run.job_name,
+            job_name="" if self.encrypted else self.run.job_name,
             created=self.run.created,
             last_sequence=max([self._last_sequence, *sequences]),
             generation_files=listed,
             tables=tables,
             points=points,
+            key_slots=self.key_slots,
             machine_id=self.run.machine_id,
-            machine=self.run.machine,
+            machine="" if self.encrypted else self.run.machine,
         )
 
 

@@ -2,15 +2,15 @@
 
 import threading
 from collections.abc import Iterator
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
-from vbrcore.backupfile.contents import is_gone
+from vbrcore.backupfile.contents import KeySlot, is_gone
 from vbrcore.backupfile.file import BackupFile, content_of, read_stored
 from vbrcore.backupfile.maps import leaves
-from vbrcore.backupfile.rows import Row, unpack_row
+from vbrcore.backupfile.rows import KIND_PAGE, Row, unpack_row
 from vbrcore.backupfile.tables import read_rows, search
 from vbrcore.chain.files import ChainFiles, read_files
 from vbrcore.chain.index import intact_rows
@@ -18,6 +18,9 @@ from vbrcore.chain.readers import Readers
 from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, NotFound
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.storage.port import Storage
+
+if TYPE_CHECKING:
+    from vbrcore.backupfile.encryption import ChainKey, ExtentOpener
 
 # Up to this many rows the tables are read into memory (about 250 bytes a row) when the first digest is looked up.
 _LOADED_ROWS: Final = 128 * 1024
@@ -32,7 +35,10 @@ class Location(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChainReader:
-    """Points and extents of one chain; `find`, `read_stored` and `block` may be called from several threads."""
+    """Points and extents of one chain; `find`, `read_stored` and `block` may be called from several threads.
+
+    Of an encrypted chain, pages and stored bytes can be read as they are; contents only after `unlock`.
+    """
 
     def __init__(self, storage: Storage, directory: str, found: ChainFiles) -> None:
         self._directory = directory
@@ -42,6 +48,8 @@ class ChainReader:
         self._damaged = {(damage.digest, damage.offset) for file in found.files for damage in file.contents.damaged}
         self._load_lock = threading.Lock()
         self._loaded: dict[bytes, tuple[int, bytes]] | None = None
+        self._chain_key: ChainKey | None = None
+        self.opener: ExtentOpener | None = None  # of the extents of an encrypted chain, after `unlock`
         self._warnings = [reason for _, reason in found.unreadable]
         self._warnings += [f"{directory}: file {file_id} of the chain is missing" for file_id in found.missing()]
 
@@ -59,8 +67,28 @@ class ChainReader:
         return cls(storage, directory, found)
 
     @property
+    def encrypted(self) -> bool:
+        return self._files[-1].slot.encrypted
+
+    @property
+    def chain_id(self) -> bytes:
+        return self._files[-1].slot.chain_id
+
+    @property
+    def key_slots(self) -> tuple[KeySlot, ...]:
+        """What wraps the key of an encrypted chain, as its newest list says."""
+        return self._files[-1].contents.key_slots
+
+    def unlock(self, chain_key: "ChainKey") -> None:
+        """Use the key of an encrypted chain from now on."""
+        from vbrcore.backupfile.encryption import ExtentOpener  # noqa: PLC0415 - only where a chain is encrypted
+
+        self._chain_key = chain_key
+        self.opener = ExtentOpener(chain_key, self.chain_id)
+
+    @property
     def points(self) -> tuple[Point, ...]:
-        """Oldest first."""
+        """Oldest first; those of an encrypted chain as they stand in its files."""
         return self._found.points()
 
     @property
@@ -74,12 +102,19 @@ class ChainReader:
         return tuple(self._warnings)
 
     def point(self, point_id: str) -> Point:
-        """Return one point; raises `NotFound`."""
+        """Return one point, with its true names after `unlock`. Raises `NotFound`, `DataCorrupt`."""
         for point in self.points:
             if point.point_id == point_id:
-                return point
+                return self._opened(point)
         because = f" ({'; '.join(self._warnings)})" if self._warnings else ""
         raise NotFound(f"there is no point {point_id} in {self._directory}{because}")
+
+    def _opened(self, point: Point) -> Point:
+        if self._chain_key is None:
+            return point
+        from vbrcore.backupfile.sealedpoints import open_point  # noqa: PLC0415 - only where a chain is encrypted
+
+        return open_point(point, self._chain_key, self.chain_id)
 
     def find(self, digest: bytes) -> Location | None:
         """Return where an intact extent of `digest` is. Raises `FormatInvalid` for a row that cannot be true."""
@@ -99,14 +134,24 @@ class ChainReader:
         read_stored(reader, location.offset, location.row, buffer)
 
     def block(self, digest: bytes) -> bytes:
-        """Return the verified raw content of a block, page or configuration. `BlocksMissing`, `DataCorrupt`."""
+        """Return the verified raw content of a block, page or configuration.
+
+        Raises `BlocksMissing`, `DataCorrupt`, and `KeyNeeded` where it is encrypted and nothing was unlocked.
+        """
+        row, stored = self.stored(digest)
+        if self.opener is not None and row.kind != KIND_PAGE:
+            return self.opener.content(row, stored)
+        return content_of(row, stored)
+
+    def stored(self, digest: bytes) -> tuple[Row, bytearray]:
+        """Return an extent as it is stored, verified by its checksum. Raises `BlocksMissing`, `DataCorrupt`."""
         location = self.find(digest)
         if location is None:
             because = f" ({'; '.join(self._warnings)})" if self._warnings else ""
             raise BlocksMissing(f"there is no intact extent of {digest.hex()} in {self._directory}{because}")
         buffer = bytearray(location.row.stored_length)
         self.read_stored(location, buffer)
-        return content_of(location.row, buffer)
+        return location.row, buffer
 
     def leaves(self, point: Point, disk: PointDisk) -> Iterator[tuple[int, bytes]]:
         """Yield (block index, digest) of the disk's blocks that have data, in order."""

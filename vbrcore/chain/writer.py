@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Final, Self
 
 from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer
-from vbrcore.backupfile.contents import Damage
+from vbrcore.backupfile.contents import Damage, KeySlot
 from vbrcore.backupfile.file import BackupFile, content_of, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
-from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_row, pack_row, unpack_row
+from vbrcore.backupfile.rows import HEADER_BYTES, KIND_PAGE, Row, check_row, pack_row, unpack_row
 from vbrcore.backupfile.tables import merge, read_rows
 from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
 from vbrcore.chain.closure import check_closure
 from vbrcore.chain.files import LOCK_NAME, sort_points
+from vbrcore.chain.identity import ChainIdentity
 from vbrcore.chain.index import DedupIndex, IndexFailed
 from vbrcore.chain.ledger import Ledger, Run
 from vbrcore.chain.lost import find_lost
 from vbrcore.chain.readers import Readers
-from vbrcore.model.errors import BlocksMissing, DataCorrupt, InvalidValue, StorageFailed, VbrError
+from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, InvalidValue, StorageFailed, VbrError
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Lock, Storage
 
@@ -54,14 +55,16 @@ class ChainWriter:
         fence: Callable[[], None] = lambda: None,
         machine_id: str = "",
         machine: str = "",
+        encrypt: bool = False,
     ) -> Self:
         """Take the chain's lock, read what its files say and bring the index up to date.
 
-        `machine_id` and `machine` only for a chain of one machine. `fence` is called before each write and raises when
-        this process was cut off. Raises `ChainLocked`, `FormatNewer`, and what the storage raises.
+        `machine_id` and `machine` only for a chain of one machine. `encrypt`: where the chain has no files yet, it is
+        an encrypted one; `set_key_slots` then comes before everything that writes. `fence` is called before each write
+        and raises when this process was cut off. Raises `ChainLocked`, `FormatNewer`, and what the storage raises.
         """
         fence()
-        run = Run(session_id, job_id, job_name, created, block_size_bytes, machine_id, machine)
+        run = Run(session_id, job_id, job_name, created, block_size_bytes, machine_id, machine, encrypt)
         lock = storage.lock(f"{directory}/{LOCK_NAME}")
         try:
             ledger = Ledger(storage, directory, run, fence)
@@ -114,6 +117,12 @@ class ChainWriter:
             return self._ledger.points()
 
     @property
+    def chain(self) -> ChainIdentity:
+        """What a manager needs to know to find the chain's key, or to make one."""
+        ledger = self._ledger
+        return ChainIdentity(ledger.chain_id, ledger.encrypted, ledger.is_new, ledger.key_slots)
+
+    @property
     def damaged(self) -> frozenset[bytes]:
         """Digests of blocks and pages to be sent anew: every row known to be damaged, or lost with a file or table.
 
@@ -159,6 +168,8 @@ class ChainWriter:
         """
         self._check_usable()
         check_row(row)
+        if row.encrypted != (self._ledger.encrypted and row.kind != KIND_PAGE):
+            raise FormatInvalid("a row that is encrypted where its chain is not, or the other way round")
         if len(stored) != row.stored_length:
             raise InvalidValue(f"a row of {row.stored_length} stored bytes came with {len(stored)}")
         if not self._arrivals.begin(row.digest):
@@ -201,6 +212,8 @@ class ChainWriter:
         size_bytes = self._ledger.run.block_size_bytes
         if point.block_size_bytes != size_bytes:
             raise InvalidValue(f"the chain has blocks of {size_bytes} bytes, not {point.block_size_bytes}")
+        if bool(point.sealed) != self._ledger.encrypted:
+            raise InvalidValue("a point that is sealed where its chain is not encrypted, or the other way round")
         with self._commit_lock:
             self._check_usable()
             trusted = None if self._degraded or self.damaged else self._ledger.previous(point)
@@ -233,6 +246,24 @@ class ChainWriter:
                     self._commit(self._file, kept, both=True)
                 else:
                     self._rewrite_contents(file, kept)
+
+    def set_key_slots(self, key_slots: tuple[KeySlot, ...]) -> int:
+        """Wrap the key of an encrypted chain like this: in all its files, and in those to come.
+
+        Returns how many contents lists were written, both slots each.
+        """
+        with self._commit_lock:
+            self._check_usable()
+            if not self._ledger.encrypted or not key_slots:
+                raise InvalidValue("key slots are for encrypted chains, and never none")
+            self._ledger.key_slots = key_slots
+            files = [file for file in self._ledger.files.values() if file.contents.key_slots != key_slots]
+            for file in files:
+                if self._file is not None and file.file_id == self._file.file.file_id:
+                    self._commit(self._file, file.contents.points, both=True)
+                else:
+                    self._rewrite_contents(file, file.contents.points)
+            return len(files)
 
     def seal(self) -> None:
         """Commit what is there, write one sorted table and both slots, give back lock and index. Last call."""

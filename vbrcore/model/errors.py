@@ -303,6 +303,12 @@ class KeyNeeded(VbrError):
     hint = "The chain is encrypted: give its passphrase."
 
 
+class NotEncrypted(VbrError):
+    code = "not_encrypted"
+    exit_code = 12
+    hint = "The repository is encrypted and this chain is not, so it was not made there: move its directory away."
+
+
 class WrongPassphrase(VbrError):
     code = "wrong_passphrase"
     exit_code = 12

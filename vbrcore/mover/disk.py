@@ -11,7 +11,7 @@ from vbrcore.mover.meter import Meter
 from vbrcore.mover.pipeline import Pass, Settings, make_slots
 from vbrcore.mover.plan import Run, block_runs, joined
 from vbrcore.mover.previous import PreviousMap
-from vbrcore.mover.storing import LEVELS, name_of
+from vbrcore.mover.storing import LEVELS, storing_for
 from vbrcore.mover.workers import run_threads
 from vbrcore.plugins.mover import Reader
 
@@ -31,6 +31,7 @@ class DiskBackup:
             level=LEVELS[work.compression],
             damaged=frozenset(work.damaged),
             threads=threads,
+            storing=storing_for(work.secret),
         )
         self._slots = make_slots(self._settings)  # one set for all passes
         self._previous = self._open_previous()
@@ -146,7 +147,7 @@ class DiskBackup:
                 raw = memoryview(buffer)[: min(block_size, size - index * block_size)]
                 self._reader.read_into(index * block_size, raw)
                 counters.audit_bytes += len(raw)
-                name = name_of(raw, zeros)
+                name = self._settings.storing.name_of(raw, zeros)
                 if name != previous.leaves(index, 1)[0]:
                     raise _TrackingLied(f"block {index}")
 

@@ -17,6 +17,8 @@ from vbrcore.model.session import Totals
 from vbrcore.mover.workers import run_threads
 from vbrcore.plugins.mover import Writer
 
+# How much longer than a block its extent may be: by salt, nonce and tag where it is encrypted.
+_ENCRYPTION_BYTES: Final = 44
 WINDOW_BLOCKS: Final = 1024  # within so many blocks, reads follow the order of the files
 _DAMAGE: Final = (DataCorrupt, BlocksMissing, FormatInvalid)
 
@@ -113,8 +115,9 @@ class DiskRestore:
         self._counters.append(counters)
         # Two buffers for good, aligned to pages (so that a sink can write directly): memory that is taken anew for each
         # block costs more than its decompression.
-        stored = memoryview(mmap.mmap(-1, self._block_size))
+        stored = memoryview(mmap.mmap(-1, self._block_size + _ENCRYPTION_BYTES))
         raw_buffer = memoryview(mmap.mmap(-1, self._block_size))
+        opened = memoryview(mmap.mmap(-1, self._block_size)) if self._reader.opener is not None else stored
         while self._error is None:
             with self._lock:
                 item = next(self._items, None)
@@ -124,7 +127,7 @@ class DiskRestore:
                 self._write_hole(item)
                 continue
             try:
-                raw = self._load(item, item.location, (stored, raw_buffer), counters)
+                raw = self._load(item, item.location, (stored, opened, raw_buffer), counters)
             except _DAMAGE as error:
                 self._on_damage(item, error)
                 continue
@@ -132,27 +135,29 @@ class DiskRestore:
                 self._write(item, raw, counters)
 
     def _load(
-        self, item: _Item, location: Location, buffers: tuple[memoryview, memoryview], counters: _Counters
+        self, item: _Item, location: Location, buffers: tuple[memoryview, memoryview, memoryview], counters: _Counters
     ) -> memoryview | None:
         """Return the verified content; None where only the stored bytes were to be checked."""
         row = location.row
         started = time.perf_counter()
-        if row.stored_length > self._block_size:
+        if row.stored_length > self._block_size + (_ENCRYPTION_BYTES if row.encrypted else 0):
             raise DataCorrupt(f"a block is stored in {row.stored_length} bytes")
         if row.raw_length != item.length:
             raise DataCorrupt(f"a block has {row.raw_length} bytes instead of {item.length}")
-        stored, raw = buffers[0][: row.stored_length], buffers[1][: row.raw_length]
+        stored, raw = buffers[0][: row.stored_length], buffers[2][: row.raw_length]
         self._reader.read_stored(location, stored)
         counters.read_bytes += row.stored_length
         read = time.perf_counter()
         counters.source_s += read - started
         if self._sink is None and not self._deep:
             return None
-        if row.codec == CODEC_NONE and len(stored) == len(raw):
-            raw = stored
+        opener = self._reader.opener
+        packed = stored if opener is None else opener.open_row(row, stored, buffers[1])
+        if row.codec == CODEC_NONE and len(packed) == len(raw):
+            raw = packed
         else:
-            decompress_into(stored, raw, row.codec)
-        if digest(raw) != row.digest:
+            decompress_into(packed, raw, row.codec)
+        if (digest(raw) if opener is None else opener.digest(raw)) != row.digest:
             raise DataCorrupt(f"the block {row.digest.hex()[:16]} does not have this digest")
         counters.compress_s += time.perf_counter() - read
         return raw

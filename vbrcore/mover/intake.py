@@ -222,7 +222,8 @@ class _Source:
         if checksum(stored) != row.checksum:
             raise ProtocolError("a block's checksum does not match: nothing of it was stored")
         # Pages are small and everything hangs on them; of blocks a sample is enough to see a source that lies.
-        if row.kind == KIND_PAGE or self._random.random() < SAMPLE_SHARE:
+        # Of an encrypted one nothing can be seen here.
+        if row.kind == KIND_PAGE or (not row.encrypted and self._random.random() < SAMPLE_SHARE):
             _check_digest(row, stored)
         self._writer.append(row, stored, self._owner)
         self._writer.checkpoint_if_due()

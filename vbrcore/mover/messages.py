@@ -4,10 +4,12 @@ Frames are length-prefixed MessagePack (see `vbrcore.transport.frames`); each me
 below. A transport relays them unread.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from vbrcore.backupfile.contents import KeySlot
+from vbrcore.chain.identity import ChainIdentity
 from vbrcore.model.errors import ErrorInfo
 from vbrcore.model.job import Compression
 from vbrcore.model.point import Point
@@ -29,12 +31,25 @@ class Endpoint(msgspec.Struct, frozen=True):
     secret: bytes
 
 
+class ChainSecret(msgspec.Struct, frozen=True):
+    """The key of an encrypted chain, for a mover that needs it. Never journaled, shown as `***`."""
+
+    chain_id: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # the base class's would show all fields
+        return []
+
+
 class SourceWork(Message, frozen=True):
     """Read one disk (or one configuration) and send what the target lacks.
 
     `since`: change id ("" = compare). `previous_root`: root of this disk's map in the machine's last point (empty:
     none). `damaged`: digests known to be damaged; ranges that hold them count as changed and are always asked for.
-    `distrust`: compare everything although tracking is there.
+    `distrust`: compare everything although tracking is there. `secret`: of an encrypted chain.
     """
 
     task_id: str
@@ -50,10 +65,14 @@ class SourceWork(Message, frozen=True):
     damaged: tuple[bytes, ...] = ()
     distrust: bool = False
     audit_seed: int = 0
+    secret: ChainSecret | None = None
 
 
 class TargetWork(Message, frozen=True):
-    """Be the one writer of a chain. `directory` is the chain's directory, relative to the repository's root."""
+    """Be the one writer of a chain. `directory` is the chain's directory, relative to the repository's root.
+
+    `encrypt`: if the chain has no files yet, it is an encrypted one. The target works without its key.
+    """
 
     repository_path: str
     repository_id: str
@@ -65,6 +84,13 @@ class TargetWork(Message, frozen=True):
     created: float
     block_size_bytes: int
     index_directory: str
+    encrypt: bool = False
+
+
+class UseKeySlots(Message, frozen=True):
+    """Target: this is what wraps the key of the encrypted chain, in all its files and in those to come."""
+
+    key_slots: tuple[KeySlot, ...]
 
 
 class ExpectTask(Message, frozen=True):
@@ -92,7 +118,11 @@ class Seal(Message, frozen=True):
 
 
 class RestoreWork(Message, frozen=True):
-    """Write one disk of a point to a sink, or (without sink) check it; `deep` recomputes digests."""
+    """Write one disk of a point to a sink, or (without sink) check it; `deep` recomputes digests.
+
+    `disk_number` is the disk's place in the point: in an encrypted chain its id cannot be read without the key.
+    `encrypted`: the repository is, so a chain that is not is somebody else's and refused.
+    """
 
     task_id: str
     repository_path: str
@@ -102,15 +132,28 @@ class RestoreWork(Message, frozen=True):
     disk_id: str
     sink: SinkSpec | None = None
     deep: bool = False
+    disk_number: int = 0
+    encrypted: bool = False
 
 
 class ReadConfiguration(Message, frozen=True):
-    """Restore mover: reply with the configuration of a point."""
+    """Restore mover: reply with the configuration of a point; `as_stored`: only check it, as far as no key is needed.
+
+    `encrypted` as in `RestoreWork`.
+    """
 
     repository_path: str
     repository_id: str
     directory: str
     point_id: str
+    as_stored: bool = False
+    encrypted: bool = False
+
+
+class UseKey(Message, frozen=True):
+    """Restore mover: the answer to `KeyWanted`."""
+
+    secret: ChainSecret
 
 
 class Stop(Message, frozen=True):
@@ -121,12 +164,29 @@ class Stop(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """A target listens (path), or any mover has opened what it was told to. `points` are those of the chain."""
+    """A target listens (path), or any mover has opened what it was told to. `points` are those of the chain.
+
+    Those of an encrypted chain are sealed. `chain` is known of a target only.
+    """
 
     path: str = ""
     points: tuple[Point, ...] = ()
     damaged: tuple[bytes, ...] = ()
     warnings: tuple[str, ...] = ()
+    chain: ChainIdentity = ChainIdentity()
+
+
+class KeySlotsWritten(Message, frozen=True):
+    """Target: the answer to `UseKeySlots`; `lists` is how many contents lists were written."""
+
+    lists: int
+
+
+class KeyWanted(Message, frozen=True):
+    """Restore mover: the chain is encrypted, and what is to be done needs its key."""
+
+    chain_id: bytes
+    key_slots: tuple[KeySlot, ...]
 
 
 class Progress(Message, frozen=True):
@@ -202,10 +262,22 @@ class Log(Message, frozen=True):
 
 
 ToMover = (
-    SourceWork | TargetWork | ExpectTask | CommitPoint | ForgetPoints | Seal | RestoreWork | ReadConfiguration | Stop
+    SourceWork
+    | TargetWork
+    | UseKeySlots
+    | ExpectTask
+    | CommitPoint
+    | ForgetPoints
+    | Seal
+    | RestoreWork
+    | ReadConfiguration
+    | UseKey
+    | Stop
 )
 FromMover = (
     Ready
+    | KeySlotsWritten
+    | KeyWanted
     | Progress
     | DiskDone
     | PointCommitted

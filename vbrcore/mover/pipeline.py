@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from vbrcore.backupfile.codec import CODEC_NONE, ZERO_DIGEST, checksum, digest
+from vbrcore.backupfile.codec import CODEC_NONE, ZERO_DIGEST, checksum
 from vbrcore.backupfile.maps import Page
 from vbrcore.backupfile.rows import KIND_BLOCK, KIND_PAGE, Row
 from vbrcore.model.errors import ProtocolError, SourceReadFailed, VbrError
@@ -25,7 +25,7 @@ from vbrcore.mover.meter import Counters, Meter
 from vbrcore.mover.newmap import NewMap
 from vbrcore.mover.plan import Batch, Run, batches
 from vbrcore.mover.previous import PreviousMap
-from vbrcore.mover.storing import name_of, store
+from vbrcore.mover.storing import Storing
 from vbrcore.mover.workers import run_threads, stopped
 from vbrcore.plugins.mover import Reader
 
@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
     level: int
     damaged: frozenset[bytes]
     threads: int
+    storing: Storing
 
     def batch_blocks(self) -> int:
         """As many blocks as leave each thread at least three batches: one in hand and two being asked about."""
@@ -186,7 +187,7 @@ class Pass:
                 return
             raw = self._read_block(index, buffer, counters)
             started = time.perf_counter()
-            name = name_of(raw, self._zeros)
+            name = self._settings.storing.name_of(raw, self._zeros)
             counters.compress_s += time.perf_counter() - started
             names.append(name)
             if name != ZERO_DIGEST and (name != old or name in self._settings.damaged) and self._is_new(name, index):
@@ -258,10 +259,10 @@ class Pass:
         raw = block.raw
         if raw is None:
             raw = self._read_block(block.index, buffer, counters)
-            if digest(raw) != block.name:
+            if self._settings.storing.digest(raw) != block.name:
                 raise SourceReadFailed(f"block {block.index} changed while it was read: the source is not one moment")
         started = time.perf_counter()
-        row, stored = store(block.name, raw, KIND_BLOCK, self._settings.level)
+        row, stored = self._settings.storing.store(block.name, raw, KIND_BLOCK, self._settings.level)
         compressed = time.perf_counter()
         counters.transferred_bytes += self._link.send_block(row, stored)
         counters.compress_s += compressed - started

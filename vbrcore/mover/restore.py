@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from vbrcore.chain.reader import ChainReader
-from vbrcore.model.errors import NotFound, ProtocolError
+from vbrcore.model.errors import NotEncrypted, NotFound, ProtocolError
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.mover.control import Control
 from vbrcore.mover.disk_restore import DiskRestore
@@ -14,12 +14,14 @@ from vbrcore.mover.halves import open_sink
 from vbrcore.mover.messages import (
     Configuration,
     Ended,
+    KeyWanted,
     Progress,
     ReadConfiguration,
     Ready,
     RestoreDone,
     RestoreWork,
     Stop,
+    UseKey,
 )
 from vbrcore.mover.workers import stopped
 from vbrcore.storage.repository import open_repository
@@ -40,9 +42,12 @@ def run(control: Control) -> None:
     with ChainReader.open(storage, work.directory) as reader:
         for warning in reader.warnings:
             control.log("warning", warning)
+        _unlock(control, work, reader)
         point = reader.point(work.point_id)
         if isinstance(work, RestoreWork):
             control.send(_restore(control, work, reader, point))
+        elif point.configuration and reader.encrypted and work.as_stored:
+            reader.stored(point.configuration)
         elif point.configuration:
             data = reader.block(point.configuration)
             for start in range(0, len(data), CONFIGURATION_PART_BYTES):
@@ -52,8 +57,28 @@ def run(control: Control) -> None:
     control.send(Ended())
 
 
+def _unlock(control: Control, work: RestoreWork | ReadConfiguration, reader: ChainReader) -> None:
+    """Ask for the key of an encrypted chain where the work needs it. Raises `NotEncrypted`."""
+    if not reader.encrypted:
+        if work.encrypted:
+            raise NotEncrypted(f"the chain in {work.directory} is not encrypted, but its repository is")
+        return
+    contents_wanted = work.sink is not None or work.deep if isinstance(work, RestoreWork) else not work.as_stored
+    if not contents_wanted:
+        return
+    from vbrcore.backupfile.encryption import ChainKey  # noqa: PLC0415 - cryptography only where a chain is encrypted
+
+    control.send(KeyWanted(reader.chain_id, reader.key_slots))
+    answer = control.receive()
+    if isinstance(answer, Stop):
+        raise stopped()
+    if not isinstance(answer, UseKey) or answer.secret.chain_id != reader.chain_id:
+        raise ProtocolError("a restore mover was not given the key that it asked for")
+    reader.unlock(ChainKey(answer.secret.key))
+
+
 def _restore(control: Control, work: RestoreWork, reader: ChainReader, point: Point) -> RestoreDone:
-    disk = _disk_of(point, work.disk_id)
+    disk = _disk_of(point, work)
     # Twice the cores: half of the threads read or write while the others decompress.
     threads = min(2 * (os.cpu_count() or 1), MAX_THREADS)
     sink = None if work.sink is None else open_sink(work.sink)
@@ -95,8 +120,9 @@ def _follow(control: Control, restore: DiskRestore) -> None:
         reporter.join()
 
 
-def _disk_of(point: Point, disk_id: str) -> PointDisk:
-    for disk in point.disks:
-        if disk.disk_id == disk_id:
+def _disk_of(point: Point, work: RestoreWork) -> PointDisk:
+    """Find the disk by its id, or by its place where the ids are sealed. Raises `NotFound`."""
+    for number, disk in enumerate(point.disks):
+        if number == work.disk_number if point.sealed else disk.disk_id == work.disk_id:
             return disk
-    raise NotFound(f"point {point.point_id} of {point.machine} has no disk {disk_id}")
+    raise NotFound(f"point {point.point_id} of {point.machine} has no disk {work.disk_id}")

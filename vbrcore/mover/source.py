@@ -6,7 +6,6 @@ import threading
 import time
 from typing import Final
 
-from vbrcore.backupfile.codec import digest
 from vbrcore.backupfile.rows import KIND_CONFIGURATION, MAX_RAW_BYTES
 from vbrcore.model.errors import ProtocolError, SourceReadFailed, VbrError
 from vbrcore.model.session import Totals
@@ -16,7 +15,7 @@ from vbrcore.mover.frames import SEND, WAIT
 from vbrcore.mover.halves import open_configuration, open_source
 from vbrcore.mover.link import TargetLink
 from vbrcore.mover.messages import DiskDone, Ended, Progress, Ready, SourceWork, Stop
-from vbrcore.mover.storing import LEVELS, store
+from vbrcore.mover.storing import LEVELS, storing_for
 from vbrcore.mover.workers import stopped
 
 MAX_THREADS: Final = 16
@@ -103,14 +102,15 @@ def _configuration(work: SourceWork) -> DiskDone:
     data = open_configuration(work.source).read()
     if not 0 < len(data) <= MAX_RAW_BYTES:
         raise SourceReadFailed(f"the configuration has {len(data)} bytes; 1 byte to 64 MiB are allowed")
-    name = digest(data)
+    storing = storing_for(work.secret)
+    name = storing.digest(data)
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # Where the link is lost there is no answer; `done` then says why.
     link = TargetLink(work.endpoint, work.task_id, lambda _: answers.put(b""))
     try:
         sent = 0
         if _needed(link, name, answers):
-            row, stored = store(name, memoryview(data), KIND_CONFIGURATION, LEVELS[work.compression])
+            row, stored = storing.store(name, memoryview(data), KIND_CONFIGURATION, LEVELS[work.compression])
             sent = link.send_block(row, stored)
         link.done()
     finally:

@@ -17,6 +17,7 @@ from vbrcore.mover.messages import (
     ExpectTask,
     ForgetPoints,
     Forgotten,
+    KeySlotsWritten,
     PointCommitted,
     PointRefused,
     Progress,
@@ -25,6 +26,7 @@ from vbrcore.mover.messages import (
     Stop,
     TargetWork,
     ToMover,
+    UseKeySlots,
 )
 from vbrcore.storage.repository import open_repository, repository_space
 
@@ -53,6 +55,7 @@ def run(control: Control) -> None:
         block_size_bytes=work.block_size_bytes,
         index_directory=Path(work.index_directory),
         fence=control.fence,
+        encrypt=work.encrypt,
     )
     try:
         _Target(control, work, writer).run()
@@ -79,8 +82,9 @@ class _Target:
             for duty in (self._listen, self._watch):
                 threading.Thread(target=duty, name=duty.__name__, daemon=True).start()
             writer = self._writer
+            damaged = tuple(sorted(writer.damaged))
             self._control.send(
-                Ready(str(self._intake.path), writer.points, tuple(sorted(writer.damaged)), writer.warnings)
+                Ready(str(self._intake.path), writer.points, damaged, writer.warnings, chain=writer.chain)
             )
             self._control.log("info", f"chain is open and locked, {len(writer.points)} points")
             while self._do(self._orders.get()):
@@ -96,6 +100,8 @@ class _Target:
         match order:
             case CommitPoint():
                 self._commit(order)
+            case UseKeySlots():
+                self._control.send(KeySlotsWritten(self._writer.set_key_slots(order.key_slots)))
             case ForgetPoints():
                 self._writer.forget(order.point_ids)
                 self._control.send(Forgotten(order.point_ids))
