@@ -243,7 +243,7 @@ class FailingStorage(MemoryStorage):
 
     def create(self, name: str) -> MemoryAppender:
         super().create(name).close()
-        appender = FailingAppender(self, name, self._content(name))
+        appender = FailingAppender(self, self.file(name))
         appender.storage = self
         return appender
 

@@ -10,7 +10,6 @@ import pytest
 
 from vbrcore.model.errors import (
     AlreadyExists,
-    CapabilityMissing,
     ChainLocked,
     InvalidValue,
     NotFound,
@@ -106,26 +105,11 @@ def test_names_never_lead_out(storage: Storage, name: str) -> None:
         storage.create(name)
 
 
-def test_truncate_and_punch(storage: Storage) -> None:
+def test_truncate_cuts_off(storage: Storage) -> None:
     write(storage, "a", b"x" * 4 * PAGE)
     storage.truncate("a", 3 * PAGE)
     assert storage.size("a") == 3 * PAGE
-    if "punch" in storage.capabilities():
-        storage.punch("a", PAGE, PAGE)
-        assert storage.read("a", 0, 3 * PAGE) == b"x" * PAGE + bytes(PAGE) + b"x" * PAGE
-        assert storage.size("a") == 3 * PAGE
-
-
-def test_clone_or_say_that_it_cannot(storage: Storage) -> None:
-    write(storage, "a", b"x" * PAGE)
-    write(storage, "b", b"")
-    if "clone" in storage.capabilities():
-        storage.clone_range("a", 0, "b", 0, PAGE)
-        assert storage.read("b", 0, PAGE) == b"x" * PAGE
-    else:
-        with pytest.raises(CapabilityMissing):
-            storage.clone_range("a", 0, "b", 0, PAGE)
-    assert storage.list("") == ("a", "b")
+    assert storage.read("a", 0, 4 * PAGE) == b"x" * 3 * PAGE
 
 
 def test_lock_is_exclusive(storage: Storage) -> None:

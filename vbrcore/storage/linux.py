@@ -5,11 +5,9 @@ import errno
 import fcntl
 import os
 import struct
-import tempfile
 from pathlib import Path
 
 from vbrcore.model.errors import CapabilityMissing
-from vbrcore.storage.port import ALIGNMENT_BYTES, Capability
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -38,37 +36,21 @@ def punch_hole(path: Path, offset: int, length: int) -> None:
         os.close(fd)
 
 
-def clone_range(source: Path, source_offset: int, target: Path, target_offset: int, length: int) -> None:
-    """Share a range. Raises `CapabilityMissing` or `OSError`."""
+def clone_range(source: Path, source_offset: int, target_fd: int, offset: int, length: int) -> None:
+    """Share a range. Raises `CapabilityMissing` or `OSError`.
+
+    The kernel writes back what is dirty in the source's range first, so the target gets what a reader would see.
+    """
     source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        target_fd = os.open(target, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if os.fstat(source_fd).st_size < source_offset + length:  # the ioctl's EINVAL would not tell
+            raise OSError(errno.EIO, "ends before the range to be shared", str(source))
         try:
-            argument = _CLONE_RANGE.pack(source_fd, source_offset, length, target_offset)
-            fcntl.ioctl(target_fd, _FICLONERANGE, argument)
+            fcntl.ioctl(target_fd, _FICLONERANGE, _CLONE_RANGE.pack(source_fd, source_offset, length, offset))
         except OSError as error:
-            _raise(target, "clone", error.errno or errno.EIO)
-        finally:
-            os.close(target_fd)
+            _raise(source, "clone", error.errno or errno.EIO)
     finally:
         os.close(source_fd)
-
-
-def probe(root: Path) -> frozenset[Capability]:
-    """Try punching and cloning on a file of our own below `root`, which is removed again."""
-    found: set[Capability] = set()
-    with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-") as file:
-        path = Path(file.name)
-        file.write(b"x" * 2 * ALIGNMENT_BYTES)
-        file.flush()
-        try:
-            punch_hole(path, ALIGNMENT_BYTES, ALIGNMENT_BYTES)
-            found.add("punch")
-            clone_range(path, 0, path, ALIGNMENT_BYTES, ALIGNMENT_BYTES)
-            found.add("clone")
-        except CapabilityMissing:
-            pass
-    return frozenset(found)
 
 
 def _raise(path: Path, capability: str, number: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import struct
 import threading
@@ -20,12 +21,14 @@ from vbrcore.model.errors import (
 )
 from vbrcore.storage import linux
 from vbrcore.storage.names import check_name
-from vbrcore.storage.port import SLOT_BYTES, Buffer, Capability
+from vbrcore.storage.port import ALIGNMENT_BYTES, SLOT_BYTES, Buffer, check_aligned, whole_blocks
 
 # Written bytes are handed to the disk in steps of this size, while later ones still arrive: the sync of a commit then
 # finds little left to do, and the page cache does not fill with what nobody reads again.
 _WRITEBACK_BYTES = 8 * 1024 * 1024
+_BLOCK_BYTES = frozenset({8192, 16384, 32768, 65536})
 _FILE_SYSTEMS_OWN = "lost+found"
+_STAT_BLOCK_BYTES = 512
 _FLOCK = struct.Struct("hhqqi4x")
 
 
@@ -62,7 +65,8 @@ def writing_errors(what: object) -> Iterator[None]:
 class LocalAppender:
     """See `port.Appender`."""
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, storage: "LocalStorage", path: Path, flags: int) -> None:
+        self._storage = storage
         self._path = path
         self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._lock = threading.Lock()
@@ -75,6 +79,13 @@ class LocalAppender:
         with writing_errors(self._path):
             length = _write_all(self._fd, offset, parts)
         self._write_back(offset + length, length)
+
+    def clone_range(self, source: str, source_offset: int, offset: int, length: int) -> None:
+        check_aligned(self._storage.alignment_bytes, source_offset, offset, length)
+        source_path = self._storage.path_of(source)
+        self._check()
+        with writing_errors(source_path):
+            linux.clone_range(source_path, source_offset, self._fd, offset, length)
 
     def write_slot(self, offset: int, data: Buffer) -> None:
         if len(data) != SLOT_BYTES:
@@ -170,19 +181,26 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @functools.cached_property
+    def alignment_bytes(self) -> int:
+        with storage_errors(self.root):
+            block_bytes = os.statvfs(self.root).f_frsize
+        # Shares report what they like to transfer at once, up to megabytes: that is no block.
+        return block_bytes if block_bytes in _BLOCK_BYTES else ALIGNMENT_BYTES
+
     def create(self, name: str) -> LocalAppender:
-        path = self._path(name)
+        path = self.path_of(name)
         with writing_errors(path):
             self._make_directories(path.parent)
-            return LocalAppender(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            return LocalAppender(self, path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def modify(self, name: str) -> LocalAppender:
-        path = self._path(name)
+        path = self.path_of(name)
         with writing_errors(path):
-            return LocalAppender(path, os.O_RDWR)
+            return LocalAppender(self, path, os.O_RDWR)
 
     def open_reader(self, name: str) -> LocalReader:
-        path = self._path(name)
+        path = self.path_of(name)
         with storage_errors(path):
             return LocalReader(path)
 
@@ -196,12 +214,17 @@ class LocalStorage:
             reader.close()
 
     def size(self, name: str) -> int:
-        path = self._path(name)
+        path = self.path_of(name)
         with storage_errors(path):
             return path.stat().st_size
 
+    def allocated_bytes(self, name: str) -> int:
+        path = self.path_of(name)
+        with storage_errors(path):
+            return path.stat().st_blocks * _STAT_BLOCK_BYTES
+
     def list(self, prefix: str) -> tuple[str, ...]:
-        start = self._path(prefix) if prefix else self.root
+        start = self.path_of(prefix) if prefix else self.root
         names = []
         with storage_errors(start):
             for directory, children, files in os.walk(start, onerror=_raise_unless_absent):
@@ -212,7 +235,7 @@ class LocalStorage:
         return tuple(sorted(names))
 
     def sync_directory(self, prefix: str) -> None:
-        path = self._path(prefix) if prefix else self.root
+        path = self.path_of(prefix) if prefix else self.root
         with writing_errors(path):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -221,32 +244,32 @@ class LocalStorage:
                 os.close(fd)
 
     def truncate(self, name: str, size_bytes: int) -> None:
-        path = self._path(name)
+        path = self.path_of(name)
         with writing_errors(path):
             os.truncate(path, size_bytes)
 
     def punch(self, name: str, offset: int, length: int) -> None:
-        path = self._path(name)
-        with writing_errors(path):
-            linux.punch_hole(path, offset, length)
-
-    def clone_range(self, source: str, source_offset: int, target: str, target_offset: int, length: int) -> None:
-        path = self._path(target)
-        with writing_errors(path):
-            linux.clone_range(self._path(source), source_offset, path, target_offset, length)
+        path = self.path_of(name)
+        start, length = whole_blocks(offset, length, self.alignment_bytes)
+        if length:
+            with writing_errors(path):
+                linux.punch_hole(path, start, length)
 
     def rename(self, name: str, new_name: str) -> None:
-        path = self._path(name)
+        path, new_path = self.path_of(name), self.path_of(new_name)
         with writing_errors(path):
-            path.rename(self._path(new_name))
+            # Not one step, as not every file system has that; a chain has one writer.
+            if os.path.lexists(new_path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new_path))
+            path.rename(new_path)
 
     def remove(self, name: str) -> None:
-        path = self._path(name)
+        path = self.path_of(name)
         with writing_errors(path):
             path.unlink()
 
     def remove_directory(self, prefix: str) -> None:
-        path = self._path(prefix)
+        path = self.path_of(prefix)
         with writing_errors(path), contextlib.suppress(FileNotFoundError):
             try:
                 path.rmdir()
@@ -255,7 +278,7 @@ class LocalStorage:
                     raise
 
     def lock(self, name: str) -> LocalLock:
-        path = self._path(name)
+        path = self.path_of(name)
         with writing_errors(path):
             self._make_directories(path.parent)
         return LocalLock(path)
@@ -265,11 +288,8 @@ class LocalStorage:
             status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
-    def capabilities(self) -> frozenset[Capability]:
-        with writing_errors(self.root):
-            return linux.probe(self.root)
-
-    def _path(self, name: str) -> Path:
+    def path_of(self, name: str) -> Path:
+        """Return where a file of this storage lies. Raises `InvalidValue`."""
         return self.root / check_name(name)
 
     def _make_directories(self, path: Path) -> None:

@@ -2,27 +2,38 @@
 
 Names are relative and '/'-joined; `list` and `sync_directory` take a prefix that ends in '/' ("" is the root). The
 port knows nothing of the format but that two fixed 4 KiB places of a file, its slots, are replaced whole, while all
-other bytes are written once: a local file system does both in place, object storage makes an object of each.
+other bytes are written once: a local file system does both in place, object storage makes an object of each. Holes
+may be made where nothing is needed any more, and ranges may be shared between files, where the storage can do it:
+`capabilities.probe` finds out.
 
 Errors: `NotFound` (no such file), `AlreadyExists` (create), `RepositoryFull`, `RepositoryReadOnly`,
 `PermissionRefused`, and `StorageFailed` for everything else the storage reports.
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 Buffer = bytes | bytearray | memoryview
-Capability = Literal["punch", "clone"]
 
 SLOT_BYTES: Final = 4096
 ALIGNMENT_BYTES: Final = 4096
 
 
 class Appender(Protocol):
-    """One open file of this process. `write` may be called from several threads, on disjoint ranges."""
+    """One open file of this process. There is no position: each call says where, and what lies between is a hole.
+
+    `write` and `clone_range` may be called from several threads, on disjoint ranges.
+    """
 
     def write(self, offset: int, parts: Sequence[Buffer]) -> None:
         """Write the parts one after the other from `offset` (aligned to 4 KiB). Not durable before `sync`."""
+
+    def clone_range(self, source: str, source_offset: int, offset: int, length: int) -> None:
+        """Share a range of the file `source` of the same storage at `offset` of this one, without moving data.
+
+        Offsets and length are multiples of the storage's `alignment_bytes` (else `ValueError`), and the source reaches
+        that far (else `StorageFailed`). Not durable before `sync`. Raises `CapabilityMissing`, `NotFound`.
+        """
 
     def write_slot(self, offset: int, data: Buffer) -> None:
         """Replace the 4 KiB slot at `offset`. Not durable before `sync`; may be torn at 512 bytes by a crash."""
@@ -58,6 +69,10 @@ class Lock(Protocol):
 class Storage(Protocol):
     """See the module. All methods may be called from several threads."""
 
+    @property
+    def alignment_bytes(self) -> int:
+        """The block of the file system: what is shared and given back is a multiple of it. 4 KiB, or 8 to 64 KiB."""
+
     def create(self, name: str) -> Appender:
         """Make a new file, and the directories above it; raises `AlreadyExists`."""
 
@@ -71,6 +86,12 @@ class Storage(Protocol):
 
     def size(self, name: str) -> int: ...
 
+    def allocated_bytes(self, name: str) -> int:
+        """Return what a file takes of the storage; a range shared by files counts in each of them.
+
+        Holes take nothing. A file that is being appended to may show more than it has: what the file system set aside.
+        """
+
     def list(self, prefix: str) -> tuple[str, ...]:
         """Return the names of all files below `prefix`, sorted; an absent directory has none."""
 
@@ -81,14 +102,19 @@ class Storage(Protocol):
         """Cut off what lies behind `size_bytes`: the remains of a writer that died."""
 
     def punch(self, name: str, offset: int, length: int) -> None:
-        """Give a range back; it reads as zeros afterwards. Raises `CapabilityMissing`."""
+        """Give the whole blocks of `alignment_bytes` inside a range back; they read as zeros, the size stays.
 
-    def clone_range(self, source: str, source_offset: int, target: str, target_offset: int, length: int) -> None:
-        """Share a range of one file with another, without moving data. Raises `CapabilityMissing`."""
+        What shares the range keeps its content. Durable with the file's next sync. Raises `CapabilityMissing`.
+        """
 
-    def rename(self, name: str, new_name: str) -> None: ...
+    def rename(self, name: str, new_name: str) -> None:
+        """Name a file anew, in a directory that exists. Nothing is replaced: raises `AlreadyExists`.
 
-    def remove(self, name: str) -> None: ...
+        Durable after `sync_directory` of its directory. An `Appender` or `Reader` that has it open goes on.
+        """
+
+    def remove(self, name: str) -> None:
+        """Durable after `sync_directory`. Who has the file open goes on."""
 
     def remove_directory(self, prefix: str) -> None:
         """Remove a directory of which all names were removed. Where it holds something else it stays."""
@@ -98,5 +124,15 @@ class Storage(Protocol):
 
     def free_bytes(self) -> int: ...
 
-    def capabilities(self) -> frozenset[Capability]:
-        """What this storage was found to be able to do, tried out on a file of its own."""
+
+def whole_blocks(offset: int, length: int, alignment_bytes: int) -> tuple[int, int]:
+    """Return offset and length of the whole blocks inside a range; the length is 0 where there are none."""
+    start = -(-offset // alignment_bytes) * alignment_bytes
+    end = (offset + length) // alignment_bytes * alignment_bytes
+    return start, max(0, end - start)
+
+
+def check_aligned(alignment_bytes: int, *numbers: int) -> None:
+    """Raise `ValueError` unless all are multiples."""
+    if any(number % alignment_bytes for number in numbers):
+        raise ValueError(f"not aligned to {alignment_bytes} bytes: {numbers}")
