@@ -33,7 +33,7 @@ def test_the_inventory(vbr: Vbr, lab: Path, tmp_path: Path) -> None:
     assert (main["slots"], main["slots_used"], main["state"], main["reserve_bytes"]) == (3, 0, "ok", 1024 * 1024)
     assert main["path"] == str(tmp_path / "repository")
     assert "main" in vbr("repository", "list").stdout
-    assert vbr("repository", "show", "main").stdout.startswith("name    main\n")
+    assert vbr("repository", "show", "main").stdout.split()[:2] == ["name", "main"]
     [server] = vbr.json("server", "list")
     assert server["name"] == "local"
     assert "local" in vbr("server", "list").stdout

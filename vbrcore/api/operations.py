@@ -31,6 +31,9 @@ HYPERVISOR_REMOVE = Operation("hypervisor_remove", "DELETE", "/v1/hypervisor", t
 REPOSITORY_ADD = Operation("repository_add", "POST", "/v1/repositories", t.RepositoryAdd, t.RepositoryView)
 REPOSITORY_LIST = Operation("repository_list", "GET", "/v1/repositories", t.Nothing, tuple[t.RepositoryView, ...])
 REPOSITORY_SHOW = Operation("repository_show", "GET", "/v1/repository", t.ByName, t.RepositoryView)
+REPOSITORY_PASSPHRASE = Operation(
+    "repository_passphrase", "POST", "/v1/repository/passphrase", t.RepositoryPassphrase, t.SessionStarted
+)
 REPOSITORY_REMOVE = Operation("repository_remove", "DELETE", "/v1/repository", t.Remove, t.Nothing)
 
 SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[t.ServerView, ...])

@@ -1,6 +1,6 @@
 """What the service is asked and what it answers, as typed values. JSON keys are these field names; they stay."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,11 +32,30 @@ class HypervisorView(msgspec.Struct, frozen=True):
     settings: dict[str, str]
 
 
+class KeyFiles(msgspec.Struct, frozen=True):
+    """The contents of a file with a passphrase, of a key file, or of both: what an encrypted repository opens with."""
+
+    passphrase: bytes | None = None
+    key_file: bytes | None = None
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # the base class's would show all fields
+        return []
+
+
 class RepositoryAdd(msgspec.Struct, frozen=True):
     name: str
     path: str
     slots: int | None = None
     reserve_bytes: int | None = None
+    key: KeyFiles | None = None
+
+
+class RepositoryPassphrase(msgspec.Struct, frozen=True):
+    name: str
+    key: KeyFiles
 
 
 class RepositoryView(msgspec.Struct, frozen=True):
@@ -55,6 +74,7 @@ class RepositoryView(msgspec.Struct, frozen=True):
     reserve_bytes: int
     stored_bytes: int
     files: int
+    encrypted: bool = False
 
 
 class Remove(msgspec.Struct, frozen=True):

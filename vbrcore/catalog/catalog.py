@@ -12,6 +12,7 @@ from vbrcore.catalog.database import Database
 from vbrcore.catalog.inventory import InventoryRows
 from vbrcore.catalog.jobs import JobRows
 from vbrcore.catalog.journal import JournalRow, JournalRows
+from vbrcore.catalog.keys import KeyRows
 from vbrcore.catalog.leases import LeaseRows, Waiting
 from vbrcore.catalog.points import PointRows, StoredPoint
 from vbrcore.catalog.schema import prepare
@@ -23,7 +24,7 @@ __all__ = ["CATALOG_NAME", "Catalog", "JournalRow", "StoredPoint", "Waiting"]
 CATALOG_NAME = "catalog.db"
 
 
-class Catalog(InventoryRows, JobRows, SessionRows, JournalRows, LeaseRows, PointRows, AuditRows):
+class Catalog(InventoryRows, KeyRows, JobRows, SessionRows, JournalRows, LeaseRows, PointRows, AuditRows):
     """The rows of one deployment; each noun's methods stand in its own module."""
 
     @classmethod

@@ -19,6 +19,12 @@ def with_absolute_paths(settings: Mapping[str, str]) -> dict[str, str]:
     return {key: absolute(value) if value and _PATH_KEY.fullmatch(key) else value for key, value in settings.items()}
 
 
+def content(path: str, most_bytes: int) -> bytes:
+    """The content of a file; of a longer one, one byte more than `most_bytes`."""
+    with Path(path).expanduser().open("rb") as file:
+        return file.read(most_bytes + 1)
+
+
 def secret_file(path: str) -> str:
     """The content of a file that holds a secret, without the newline at its end."""
     return Path(path).expanduser().read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")

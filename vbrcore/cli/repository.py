@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 
 from vbrcore.cli import parser, paths, values
-from vbrcore.cli.api import operations, types
+from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.confirm import confirmed
-from vbrcore.cli.context import call
+from vbrcore.cli.context import call, connect
+from vbrcore.cli.follow import follow
 from vbrcore.cli.output import print_fields, print_json, print_table, size
 from vbrcore.cli.parser import Nouns, Parser
+
+_MOST_KEY_BYTES = 1024 * 1024  # of a key file; a passphrase is shorter
 
 
 def add_parser(nouns: Nouns[Parser]) -> None:
@@ -23,6 +26,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         "add an absent or empty directory as a repository",
         "repository add main --path /srv/backup",
         "repository add main --path /srv/backup --slots 4 --reserve 50G",
+        "repository add main --path /srv/backup --encrypt --passphrase-file ./passphrase",
     )
     add.add_argument("name", metavar="NAME")
     add.add_argument("--path", required=True, metavar="DIR", help="made where it is absent; must be empty else")
@@ -30,6 +34,17 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     add.add_argument(
         "--reserve", metavar="SIZE", help="space to leave free, e.g. 50G (10 %%, at least 5G but never more than 20 %%)"
     )
+    add.add_argument("--encrypt", action="store_true", help="with a passphrase, a key file, or either of both")
+    _add_key_files(add)
+    passphrase = parser.verb(
+        verbs,
+        "passphrase",
+        _passphrase,
+        "change what an encrypted repository opens with",
+        "repository passphrase main --passphrase-file ./new-passphrase",
+    )
+    passphrase.add_argument("name", metavar="NAME")
+    _add_key_files(passphrase)
     parser.verb(verbs, "list", _list, "list repositories with their space and slots", "repository list --json")
     show = parser.verb(verbs, "show", _show, "show a repository", "repository show main")
     show.add_argument("name", metavar="NAME")
@@ -46,12 +61,30 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     remove.add_argument("--confirm", metavar="NAME", help="the name once more, instead of typing it when asked")
 
 
+def _add_key_files(verb: Parser) -> None:
+    verb.add_argument("--passphrase-file", metavar="FILE", help="one line; a final newline is not part of it")
+    verb.add_argument("--key-file", metavar="FILE", help="32 bytes to 1 MiB, best random ones")
+
+
+def _key_files(args: argparse.Namespace) -> types.KeyFiles | None:
+    if args.passphrase_file is None and args.key_file is None:
+        return None
+    return types.KeyFiles(
+        passphrase=None if args.passphrase_file is None else paths.content(args.passphrase_file, _MOST_KEY_BYTES),
+        key_file=None if args.key_file is None else paths.content(args.key_file, _MOST_KEY_BYTES),
+    )
+
+
 def _add(args: argparse.Namespace) -> int:
+    key = _key_files(args)
+    if args.encrypt != (key is not None):
+        raise errors.UsageError("--encrypt and --passphrase-file or --key-file go together")
     request = types.RepositoryAdd(
         name=args.name,
         path=paths.absolute(args.path),
         slots=args.slots,
         reserve_bytes=None if args.reserve is None else values.size_bytes(args.reserve),
+        key=key,
     )
     view = call(args, operations.REPOSITORY_ADD, request)
     if args.json:
@@ -59,6 +92,15 @@ def _add(args: argparse.Namespace) -> int:
     else:
         print(f"repository {view.name} added: {view.path}, {size(view.free_bytes)} free, {view.slots} slots")
     return 0
+
+
+def _passphrase(args: argparse.Namespace) -> int:
+    key = _key_files(args)
+    if key is None:
+        raise errors.UsageError("--passphrase-file or --key-file says what the repository is to open with")
+    with connect(args) as client:
+        request = types.RepositoryPassphrase(args.name, key)
+        return follow(client, operations.REPOSITORY_PASSPHRASE, request, as_json=args.json)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -84,6 +126,7 @@ def _show(args: argparse.Namespace) -> int:
             "id": view.repository_id,
             "server": view.server,
             "path": view.path,
+            "encrypted": "yes" if view.encrypted else "no",
             "state": f"{view.state} ({view.reason})" if view.reason else view.state,
             "slots": f"{view.slots_used} of {view.slots} used",
             "stored": f"{size(view.stored_bytes)} in {view.files} files",

@@ -9,6 +9,7 @@ from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.demands import chain_demand
 from vbrcore.manager.disks import CONFIGURATION, JobParts
+from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.machine import RETRY_WAITS_S, MachineBackup
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.selection import Selection, select
@@ -21,8 +22,13 @@ from vbrcore.model.session import Task, Totals
 from vbrcore.mover.messages import TargetWork
 
 
-def chain_directory(job: Job) -> str:
-    """Return the chain's directory in its repository: the job's name for people, its id for certainty."""
+def chain_directory(job: Job, *, encrypted: bool) -> str:
+    """Return the chain's directory in its repository: the job's name for people, its id for certainty.
+
+    In an encrypted repository the name is not told.
+    """
+    if encrypted:
+        return short_id(job.job_id)
     return f"{file_name_part(job.name)}_{short_id(job.job_id)}"
 
 
@@ -32,7 +38,8 @@ async def run_backup(context: Context) -> Outcome:
     job = catalog.job(session.job_id)
     repository = catalog.repository(job.repository_id)
     hypervisor = catalog.hypervisor(job.hypervisor_id)
-    directory = chain_directory(job)
+    keys = RepositoryKeys(catalog, repository.repository_id)
+    directory = chain_directory(job, encrypted=keys.encrypted)
     warnings = Warnings(log)
     work = TargetWork(
         repository_path=repository.path,
@@ -46,7 +53,7 @@ async def run_backup(context: Context) -> Outcome:
         block_size_bytes=job.block_size_bytes,
         index_directory=str(context.home / "cache" / "index" / repository.repository_id),
     )
-    target = Target(context.crew, work, log)
+    target = Target(context.crew, work, log, keys)
     connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
     starting = asyncio.create_task(context.crew.transport())
     try:
@@ -54,7 +61,7 @@ async def run_backup(context: Context) -> Outcome:
         catalog.update_session(session.session_id, state="running")
         (connection, inventory), run = await asyncio.gather(_inventory(connecting), _first_target(context, target))
         log.info(f"{len(inventory)} machines in the inventory; target mover holds the chain, {len(run.points)} points")
-        for warning in run.ready.warnings:  # files of the chain that are missing or unreadable
+        for warning in run.warnings:  # files of the chain that are missing or unreadable
             warnings.add(warning)
         catalog.replace_points(repository.repository_id, job.job_id, directory, run.points)
         selection = select(job, inventory, {point.machine for point in run.points})

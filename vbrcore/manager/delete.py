@@ -8,6 +8,7 @@ from vbrcore.api.types import PointDelete
 from vbrcore.catalog.catalog import StoredPoint
 from vbrcore.manager.context import Context
 from vbrcore.manager.demands import chain_demand
+from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.target import Target
 from vbrcore.model.inventory import Repository
@@ -44,10 +45,10 @@ async def _forget(context: Context, repository: Repository, directory: str, poin
         block_size_bytes=first.block_size_bytes,
         index_directory=str(context.home / "cache" / "index" / repository.repository_id),
     )
-    target = Target(context.crew, work, context.log)
+    target = Target(context.crew, work, context.log, RepositoryKeys(context.catalog, repository.repository_id))
     try:
         run = await target.ready()
-        for warning in run.ready.warnings:
+        for warning in run.warnings:
             context.log.warning(warning)
         await run.forget(tuple(stored.point.point_id for stored in points))
         await target.seal()

@@ -136,6 +136,7 @@ class MachineDisks:
             compression=job.compression,
             damaged=target.ready.damaged,
             audit_seed=len(target.points),
+            secret=target.chain.secret,
         )
         try:
             done = await self._tried_again(target, task, work, server=server)
@@ -169,6 +170,7 @@ class MachineDisks:
             endpoint=NO_ENDPOINT,
             block_size_bytes=self._parts.job.block_size_bytes,
             compression=self._parts.job.compression,
+            secret=target.chain.secret,
         )
         return await self._tried_again(target, task, work, server="")
 

@@ -142,7 +142,7 @@ class MachineBackup:
             if found is None:
                 journal.refused()
                 raise
-            committed = found
+            committed = target.chain.opened(found)
         journal.committed()
         self._context.catalog.add_point(self._parts.repository.repository_id, self._parts.directory, committed)
         self._context.events.point_committed(committed)

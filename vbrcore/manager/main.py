@@ -24,6 +24,7 @@ from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
 from vbrcore.manager.log import SessionLog, closing_line
 from vbrcore.manager.recover import run_restore_disk, run_restore_machine, run_verify
+from vbrcore.manager.rekey import run_rekey
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.stop import StopWatch
 from vbrcore.model.errors import VbrError, info_of
@@ -43,6 +44,7 @@ RUNNERS: dict[str, Callable[[Context], Awaitable[Outcome]]] = {
     "restore": _run_restore,
     "verify": run_verify,
     "delete": run_delete,
+    "rekey": run_rekey,
     "cleanup": run_cleanup,
 }
 

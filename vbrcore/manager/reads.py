@@ -6,11 +6,22 @@ import time
 from vbrcore.catalog.catalog import StoredPoint
 from vbrcore.manager.context import Context
 from vbrcore.manager.demands import read_demand
+from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.source import run_mover
 from vbrcore.model.errors import ProtocolError, VbrError, error_from
 from vbrcore.model.ids import new_id
 from vbrcore.model.session import Task
-from vbrcore.mover.messages import Configuration, Ended, Failed, Log, ReadConfiguration, RestoreDone, RestoreWork
+from vbrcore.mover.messages import (
+    Configuration,
+    Ended,
+    Failed,
+    KeyWanted,
+    Log,
+    ReadConfiguration,
+    RestoreDone,
+    RestoreWork,
+    UseKey,
+)
 from vbrcore.plugins import api
 
 _ATTEMPTS = 3
@@ -38,9 +49,10 @@ async def run_disks(
         for disk_id in sinks
     }
     context.catalog.add_tasks(list(tasks.values()))
+    keys = RepositoryKeys(context.catalog, stored.repository_id)
     results = await asyncio.gather(
         *(
-            _run_disk(context, stored, disk_id, tasks[disk_id], sink, deep=deep, attempts=attempts)
+            _run_disk(context, stored, disk_id, tasks[disk_id], sink, keys=keys, deep=deep, attempts=attempts)
             for disk_id, sink in sinks.items()
         )
     )
@@ -54,6 +66,7 @@ async def _run_disk(
     task: Task,
     sink: api.SinkSpec | None,
     *,
+    keys: RepositoryKeys,
     deep: bool,
     attempts: int,
 ) -> RestoreDone | VbrError:
@@ -68,12 +81,14 @@ async def _run_disk(
         disk_id=disk_id,
         sink=sink,
         deep=deep,
+        disk_number=[disk.disk_id for disk in stored.point.disks].index(disk_id),
+        encrypted=keys.encrypted,
     )
     try:
         server = catalog.server_by_name(repository.server)
         await context.leases.acquire(read_demand(context.session, task, repository, server))
         try:
-            done = await _attempts(context, task, work, attempts, server.name)
+            done = await _attempts(context, task, work, keys, attempts=attempts, server=server.name)
         finally:
             context.leases.release(task.task_id)
     except VbrError as error:
@@ -84,13 +99,15 @@ async def _run_disk(
     return done
 
 
-async def _attempts(context: Context, task: Task, work: RestoreWork, attempts: int, server: str) -> RestoreDone:
+async def _attempts(
+    context: Context, task: Task, work: RestoreWork, keys: RepositoryKeys, *, attempts: int, server: str
+) -> RestoreDone:
     for left in reversed(range(attempts)):
         context.catalog.update_task(
             task.task_id, state="running", reason="", server=server, attempt=attempts - left, started=time.time()
         )
         try:
-            done = await _until_stopped(context, task, work)
+            done = await _until_stopped(context, task, work, keys)
         except VbrError as error:
             if not left or not error.retryable or context.stop.requested.is_set():
                 raise
@@ -100,7 +117,7 @@ async def _attempts(context: Context, task: Task, work: RestoreWork, attempts: i
     raise ProtocolError(f"{task.machine}/{task.disk}: no attempt left")
 
 
-async def _until_stopped(context: Context, task: Task, work: RestoreWork) -> RestoreDone:
+async def _until_stopped(context: Context, task: Task, work: RestoreWork, keys: RepositoryKeys) -> RestoreDone:
     """Run the mover; a request to stop ends it, because a restore is not half done gracefully."""
     running = asyncio.create_task(
         run_mover(
@@ -111,6 +128,7 @@ async def _until_stopped(context: Context, task: Task, work: RestoreWork) -> Res
             disk=task.disk,
             log=context.log,
             progress=lambda message: context.live.update(task.task_id, message),
+            keys=keys,
         )
     )
     stopping = asyncio.create_task(context.stop.requested.wait())
@@ -131,8 +149,12 @@ async def _until_stopped(context: Context, task: Task, work: RestoreWork) -> Res
     return done
 
 
-async def read_configuration(context: Context, stored: StoredPoint) -> bytes:
-    """Return what was kept of a machine with its point, at most 64 MiB. Raises what the mover says."""
+async def read_configuration(context: Context, stored: StoredPoint, *, as_stored: bool = False) -> bytes:
+    """Return what was kept of a machine with its point, at most 64 MiB. Raises what the mover says.
+
+    With `as_stored`, one that is encrypted is only checked, without its key, and nothing is returned.
+    """
+    keys = RepositoryKeys(context.catalog, stored.repository_id)
     repository = context.catalog.repository(stored.repository_id)
     handle = await context.crew.start("restore", task_id="", disk=f"{stored.point.machine}/configuration")
     try:
@@ -142,11 +164,15 @@ async def read_configuration(context: Context, stored: StoredPoint) -> bytes:
                 repository_id=repository.repository_id,
                 directory=stored.directory,
                 point_id=stored.point.point_id,
+                as_stored=as_stored,
+                encrypted=keys.encrypted,
             )
         )
         parts: list[bytes] = []
         while True:
             match await handle.receive():
+                case KeyWanted(chain_id=chain_id, key_slots=key_slots):
+                    await handle.send(UseKey(await keys.secret(chain_id, key_slots)))
                 case Configuration(data=data):
                     parts.append(data)
                 case Ended():

@@ -43,7 +43,7 @@ async def run_verify(context: Context) -> Outcome:
     outcome = _outcome(stored, done, ())
     if stored.point.configuration:
         try:
-            await read_configuration(context, stored)
+            await read_configuration(context, stored, as_stored=not request.deep)
         except (DataCorrupt, BlocksMissing, FormatInvalid) as error:
             # What is wrong with the disks is told first: it is what most is lost with.
             damage = DataCorrupt(f"{stored.point.machine}: the configuration cannot be read: {error}")

@@ -3,9 +3,22 @@
 from collections.abc import Callable
 
 from vbrcore.manager.crew import Crew
+from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.log import SessionLog
 from vbrcore.model.errors import MoverLost, ProtocolError, error_from
-from vbrcore.mover.messages import DiskDone, Ended, Failed, Log, Progress, Ready, RestoreDone, RestoreWork, SourceWork
+from vbrcore.mover.messages import (
+    DiskDone,
+    Ended,
+    Failed,
+    KeyWanted,
+    Log,
+    Progress,
+    Ready,
+    RestoreDone,
+    RestoreWork,
+    SourceWork,
+    UseKey,
+)
 from vbrcore.transport.client import MoverHandle
 from vbrcore.transport.messages import Role
 
@@ -19,12 +32,16 @@ async def run_mover(
     disk: str,
     log: SessionLog,
     progress: Callable[[Progress], None],
+    keys: RepositoryKeys | None = None,
 ) -> DiskDone | RestoreDone:
-    """Start a mover, give it its work, and return what it did. The mover is gone when this returns or raises."""
+    """Start a mover, give it its work, and return what it did. The mover is gone when this returns or raises.
+
+    `keys` are those of the repository that a restore mover reads.
+    """
     handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}")
     try:
         await handle.send(work)
-        return await _follow(handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress)
+        return await _follow(handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress, keys=keys)
     finally:
         await handle.kill()
 
@@ -37,12 +54,15 @@ async def _follow(
     disk: str,
     log: SessionLog,
     progress: Callable[[Progress], None],
+    keys: RepositoryKeys | None,
 ) -> DiskDone | RestoreDone:
     done: DiskDone | RestoreDone | None = None
     while True:
         match await handle.receive():
             case Ready():  # the disk is open
                 continue
+            case KeyWanted(chain_id=chain_id, key_slots=key_slots) if keys is not None:
+                await handle.send(UseKey(await keys.secret(chain_id, key_slots)))
             case Progress() as message:
                 progress(message)
             case Log(level=level, message=text):

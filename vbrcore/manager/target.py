@@ -4,7 +4,11 @@ import asyncio
 import secrets
 from typing import TypeVar
 
+import msgspec
+
+from vbrcore.backupfile.contents import KeySlot
 from vbrcore.manager.crew import Crew
+from vbrcore.manager.keys import OpenChain, RepositoryKeys
 from vbrcore.manager.log import SessionLog
 from vbrcore.model.errors import ProtocolError, VbrError, error_from
 from vbrcore.model.point import Point
@@ -17,6 +21,7 @@ from vbrcore.mover.messages import (
     ForgetPoints,
     Forgotten,
     FromMover,
+    KeySlotsWritten,
     Log,
     PointCommitted,
     PointRefused,
@@ -24,6 +29,7 @@ from vbrcore.mover.messages import (
     Ready,
     Seal,
     TargetWork,
+    UseKeySlots,
 )
 from vbrcore.transport.client import MoverHandle
 
@@ -31,11 +37,16 @@ _SECRET_BYTES = 32
 
 
 class TargetRun:
-    """One target mover process from `Ready` to its end."""
+    """One target mover process from `Ready` to its end. Points are given to it, and come from it, as they are read.
 
-    def __init__(self, handle: MoverHandle, ready: Ready, log: SessionLog) -> None:
+    `warnings`: what is wrong with the chain.
+    """
+
+    def __init__(self, handle: MoverHandle, ready: Ready, log: SessionLog, chain: OpenChain) -> None:
         self.ready = ready
-        self.points = list(ready.points)
+        self.chain = chain
+        self.points, spoilt = chain.all_opened(ready.points)
+        self.warnings = (*ready.warnings, *spoilt)
         self.lost: VbrError | None = None
         self.stored_bytes = 0
         self.progress: Progress | None = None
@@ -44,6 +55,7 @@ class TargetRun:
         self._commits: dict[str, asyncio.Future[Point]] = {}
         self._expected: dict[str, asyncio.Future[None]] = {}
         self._forgotten: asyncio.Future[tuple[str, ...]] | None = None
+        self._key_slots_written: asyncio.Future[int] | None = None
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener = asyncio.create_task(self._listen(), name="target-listener")
 
@@ -55,11 +67,11 @@ class TargetRun:
         return endpoint
 
     async def commit(self, point: Point) -> Point:
-        """Commit a point; return it as it stands in the file. Raises `BlocksMissing`, `MoverLost` and others."""
+        """Commit a point; return it with its sequence and kind. Raises `BlocksMissing`, `MoverLost` and others."""
         self._check()
         future: asyncio.Future[Point] = asyncio.get_running_loop().create_future()
         self._commits[point.point_id] = future
-        await self._handle.send(CommitPoint(point=point))
+        await self._handle.send(CommitPoint(point=self.chain.sealed(point)))
         return await future
 
     async def forget(self, point_ids: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,6 +79,13 @@ class TargetRun:
         self._forgotten = asyncio.get_running_loop().create_future()
         await self._handle.send(ForgetPoints(point_ids=point_ids))
         return await self._forgotten
+
+    async def use_key_slots(self, key_slots: tuple[KeySlot, ...]) -> int:
+        """Have all files of an encrypted chain name these key slots; return how many lists were written."""
+        self._check()
+        self._key_slots_written = asyncio.get_running_loop().create_future()
+        await self._handle.send(UseKeySlots(key_slots=key_slots))
+        return await self._key_slots_written
 
     async def seal(self) -> int:
         """Seal the file; return the bytes that this mover appended."""
@@ -95,12 +114,15 @@ class TargetRun:
         match message:
             case PointCommitted(point=point, stored_bytes=stored_bytes):
                 self.stored_bytes = stored_bytes
+                point = self.chain.opened(point)
                 self.points.append(point)
                 _resolve(self._commits.pop(point.point_id, None), point)
             case PointRefused(point_id=point_id, error=error):
                 _refuse(self._commits.pop(point_id, None), error_from(error))
             case Forgotten(point_ids=point_ids):
                 _resolve(self._forgotten, point_ids)
+            case KeySlotsWritten(lists=lists):
+                _resolve(self._key_slots_written, lists)
             case Progress():
                 self.progress = message
             case Log(level=level, message=text):
@@ -121,6 +143,7 @@ class TargetRun:
             _refuse(commit, self.lost)
         self._commits.clear()
         _refuse(self._forgotten, self.lost)
+        _refuse(self._key_slots_written, self.lost)
         _refuse(self._ended, self.lost)
 
 
@@ -141,9 +164,11 @@ def _refuse(future: "asyncio.Future[T] | None", error: VbrError) -> None:
 class Target:
     """Gives the living `TargetRun`, starting a new mover where there is none."""
 
-    def __init__(self, crew: Crew, work: TargetWork, log: SessionLog) -> None:
+    def __init__(self, crew: Crew, work: TargetWork, log: SessionLog, keys: RepositoryKeys) -> None:
         self._crew = crew
-        self._work = work
+        # A target learns no names of an encrypted repository.
+        self._work = msgspec.structs.replace(work, encrypt=True, job_name="") if keys.encrypted else work
+        self._keys = keys
         self._log = log
         self._run: TargetRun | None = None
         self._starting = asyncio.Lock()
@@ -159,7 +184,10 @@ class Target:
         return self._run
 
     async def ready(self) -> TargetRun:
-        """Return the living target mover; raises `ChainLocked` and what else keeps one from starting."""
+        """Return the living target mover; raises `ChainLocked` and what else keeps one from starting.
+
+        Where the chain is encrypted it is open then: raises `KeyNeeded`, `WrongPassphrase`, `NotEncrypted`.
+        """
         async with self._starting:
             if self._run is not None and self._run.lost is not None:
                 self._stored_before_bytes += self._run.stored_bytes
@@ -173,20 +201,30 @@ class Target:
         handle = await self._crew.start("target", task_id="", disk="")
         try:
             await handle.send(self._work)
-            while True:
-                match await handle.receive():
-                    case Ready() as ready:
-                        break
-                    case Failed(error=error):
-                        raise error_from(error)
-                    case Log(level=level, message=text):
-                        self._log.write(level, text, kind="mover", pid=handle.pid)
-                    case other:
-                        raise ProtocolError(f"target mover said {type(other).__name__} before it was ready")
-        except (VbrError, asyncio.CancelledError):
+            ready = await self._expect(handle, Ready)
+            if ready.chain.encrypted and ready.chain.is_new:
+                chain, key_slots = await self._keys.new_chain(ready.chain.chain_id)
+                await handle.send(UseKeySlots(key_slots))
+                await self._expect(handle, KeySlotsWritten)
+            else:
+                chain = await self._keys.chain(ready.chain)
+        except BaseException:
             await handle.kill()
             raise
-        return TargetRun(handle, ready, self._log)
+        return TargetRun(handle, ready, self._log, chain)
+
+    async def _expect(self, handle: MoverHandle, kind: type[T]) -> T:
+        """Return the next message, which is of this kind; log lines before it are written."""
+        while True:
+            match await handle.receive():
+                case kind() as message:
+                    return message
+                case Failed(error=error):
+                    raise error_from(error)
+                case Log(level=level, message=text):
+                    self._log.write(level, text, kind="mover", pid=handle.pid)
+                case other:
+                    raise ProtocolError(f"target mover said {type(other).__name__} before it was ready")
 
     async def seal(self) -> None:
         """Seal what the living mover wrote; a lost one's file counts as sealed at its newest slot."""

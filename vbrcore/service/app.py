@@ -42,6 +42,7 @@ _BEGINNING = frozenset(
         operations.RESTORE_MACHINE.name,
         operations.VERIFY.name,
         operations.POINT_DELETE.name,
+        operations.REPOSITORY_PASSPHRASE.name,
     }
 )
 # These never wait: they are how one looks at what is going on, and how managers speak to us.

@@ -8,6 +8,8 @@ from vbrcore.chain.listing import delete_chain_files, list_chains
 from vbrcore.model.errors import AlreadyExists, ConfirmationNeeded, InUse, InvalidValue, NotFound, VbrError
 from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Repository
+from vbrcore.secrets.keyfiles import keyfile_of, passphrase_of
+from vbrcore.secrets.repositorykey import RepositoryKey
 from vbrcore.service.balancing import default_slots
 from vbrcore.service.defaults import LOCAL_SERVER
 from vbrcore.service.routes import Call, Routes
@@ -24,6 +26,7 @@ def add_routes(routes: Routes) -> None:
     routes.add(operations.REPOSITORY_ADD, _add)
     routes.add(operations.REPOSITORY_LIST, _list)
     routes.add(operations.REPOSITORY_SHOW, _show)
+    routes.add(operations.REPOSITORY_PASSPHRASE, _passphrase)
     routes.add(operations.REPOSITORY_REMOVE, _remove)
 
 
@@ -51,13 +54,46 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
         slots=slots,
         reserve_bytes=request.reserve_bytes,
     )
+    key = None if request.key is None else key_of(request.key)
     create_repository(Path(request.path), repository.repository_id)
     try:
+        if key is not None:  # before anybody can see the repository, and write to it in the open
+            catalog.set_repository_key(repository.repository_id, key)
         catalog.add_repository(repository)
     except VbrError:
+        catalog.forget_repository_key(repository.repository_id)
         (Path(request.path) / IDENTITY_NAME).unlink()
         raise
     return _view(call, repository)
+
+
+def key_of(files: types.KeyFiles) -> RepositoryKey:
+    """Return what these files hold. Raises `InvalidValue` where it is no passphrase or no key file."""
+    if files.passphrase is None and files.key_file is None:
+        raise InvalidValue("encryption needs a passphrase or a key file")
+    return RepositoryKey(
+        None if files.passphrase is None else passphrase_of(files.passphrase, "the passphrase file"),
+        None if files.key_file is None else keyfile_of(files.key_file, "the key file"),
+    )
+
+
+def _passphrase(call: Call, request: types.RepositoryPassphrase) -> types.SessionStarted:
+    """Both keys are sealed first, so that whatever interrupts the session, all chains still open here."""
+    catalog = call.service.catalog
+    key = key_of(request.key)
+    repository = find_repository(call, request.name)
+    if not catalog.is_encrypted(repository.repository_id):
+        raise InvalidValue(f"repository {repository.name} is not encrypted")
+    if catalog.next_repository_key(repository.repository_id) not in {None, key}:
+        raise InUse(
+            f"an earlier change of the passphrase of {repository.name} was not completed: give that passphrase again"
+        )
+    open_repository(Path(repository.path), repository.repository_id)
+    catalog.begin_key_change(repository.repository_id, key)
+    session = call.service.start_session(
+        "rekey", job_id="", name=repository.name, request={"repository_id": repository.repository_id}
+    )
+    return types.SessionStarted(session.session_id, "")
 
 
 def _list(call: Call, _request: types.Nothing) -> tuple[types.RepositoryView, ...]:
@@ -95,6 +131,7 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
             delete_chain_files(storage, directory)
         storage.remove(IDENTITY_NAME)
     catalog.remove_repository(repository.repository_id)
+    catalog.forget_repository_key(repository.repository_id)
     return types.Nothing()
 
 
@@ -126,6 +163,7 @@ def _view(call: Call, repository: Repository) -> types.RepositoryView:
         reserve_bytes=space.reserve_bytes,
         stored_bytes=stored_bytes,
         files=files,
+        encrypted=call.service.catalog.is_encrypted(repository.repository_id),
     )
 
 
