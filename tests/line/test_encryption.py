@@ -284,3 +284,27 @@ def test_a_target_mover_has_nowhere_to_get_a_key_from() -> None:
 def test_no_message_shows_its_key() -> None:
     secret = messages.ChainSecret(bytes(16), b"secretsecretsecret")
     assert "secretsecret" not in repr(messages.UseKey(secret)) + json.dumps(str(secret))
+
+
+def test_a_change_of_passphrase_that_was_interrupted_locks_nobody_out(
+    encrypted: Any, disk: Path, tmp_path: Path
+) -> None:
+    line = encrypted
+    line.run_job(JOB)
+    new, third = tmp_path / "new", tmp_path / "third"
+    new.write_text("another passphrase\n")
+    third.write_text("a third passphrase\n")
+    catalog = Catalog.open(line.home)
+    repository_id = catalog.repository_by_name("main").repository_id
+    catalog.begin_key_change(repository_id, RepositoryKey(Secret("another passphrase")))
+    catalog.close()
+    line.run_job(JOB)
+    line.add_job("second")
+    line.run_job("second")  # a chain that begins meanwhile
+    line.refused("in_use", "repository", "passphrase", "main", "--passphrase-file", third)
+    line("repository", "passphrase", "main", "--passphrase-file", new)
+    set_key(line, "another passphrase")  # alone
+    for job in (JOB, "second"):
+        assert sha256(line.restore(line.points(job)[0]["point_id"], DISK)) == sha256(disk)
+    line("repository", "passphrase", "main", "--passphrase-file", third)
+    line.run_job(JOB)
