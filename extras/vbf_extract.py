@@ -43,10 +43,9 @@ RAW_MAX = 64 * MIB
 STORED_MAX = RAW_MAX + MIB  # what does not compress grows a little, and encryption adds 44 bytes
 ZERO = bytes(32)
 ENCRYPTED = 1  # the feature bit of a slot and the flag bit of an extent
-ARGON2_MAX = {"memory_kib": 4 * MIB, "passes": 1024, "lanes": 256}
+ARGON2_MAX = {"memory_kib": 1024 * 1024, "passes": 16, "lanes": 16}
 # What comes of records whose fields are absent, of another type or out of bounds.
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError)
-
 # Padding stands for fields that are checked elsewhere or not needed. `number`: a disk's place in its point, from 0.
 SLOT = struct.Struct("<8xIIQ4xI16s16s16sQQQ32s8xI")
 Slot = namedtuple(  # noqa: PYI024
@@ -134,9 +133,9 @@ def slot_key(slot: dict[str, Any], secret: bytes) -> bytes:
     salt = binary(slot["salt"])
     if slot["kdf"] == "keyfile":
         return hkdf(secret, b"vbrcore keyfile", salt)
-    memory_kib, passes, lanes = (int(slot[name]) for name in ARGON2_MAX)
-    if memory_kib > ARGON2_MAX["memory_kib"] or passes > ARGON2_MAX["passes"] or lanes > ARGON2_MAX["lanes"]:
-        raise Damage(f"costs are out of bounds: {memory_kib} KiB, {passes} passes, {lanes} lanes")
+    memory_kib, passes, lanes = costs = [int(slot[name]) for name in ARGON2_MAX]
+    if not 16 <= len(salt) <= 64 or any(cost > most for cost, most in zip(costs, ARGON2_MAX.values())):  # noqa: B905
+        raise Damage(f"out of bounds: salt of {len(salt)} bytes, {memory_kib} KiB, {passes} passes, {lanes} lanes")
     kdf = needed("cryptography.hazmat.primitives.kdf.argon2").Argon2id
     try:
         return bytes(kdf(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib).derive(secret))
@@ -162,12 +161,12 @@ class Point:
     """One machine at one moment (section 4)."""
 
     def __init__(self, said: dict[str, Any], generation: Generation, block_size: int) -> None:
-        self.point_id, self.generation, self.block_size = str(said["point_id"]), generation, block_size
+        self.said, self.generation, self.block_size = said, generation, block_size
+        self.point_id, self.sequence = str(said["point_id"]), int(said["sequence"])
         if not self.point_id.isascii() or said["block_size_bytes"] != block_size:
             raise ValueError("a point's id is not ASCII, or its block size is not that of the slot")
         self.job, self.machine = str(said.get("job_name", "")), str(said.get("machine", ""))
         self.kind, self.created = str(said.get("kind", "")), str(said.get("created"))
-        self.sequence = int(said["sequence"])
         self.configuration, self.sealed = binary(said.get("configuration", ""), 0, 32), binary(said.get("sealed", ""))
         self.disks = []
         for number, disk in enumerate(said["disks"]):
@@ -182,6 +181,8 @@ class Point:
         with at(f"point {self.point_id}: sealed names"):
             key = hkdf(self.generation.chain_key, b"vbrcore names")
             true = json.loads(decrypted(key, self.sealed, self.point_id.encode()))
+            if any(true[name] != self.said.get(name, "") for name in ("plugin", "created", "configuration")):
+                raise Damage("those of another point")
             self.job, self.machine = str(true["job_name"]), str(true["machine"])
             names = [{"disk_id": str(disk["disk_id"]), "name": str(disk["name"])} for disk in true["disks"]]
             self.disks = [disk._replace(**names[disk.number]) for disk in self.disks]
@@ -257,7 +258,7 @@ class BackupFile:
         self.order = (int(said["run_number"]), int(said["revision"]))
         self.points = list(said.get("points", []))
         self.generation_files = set(map(str, said.get("generation_files", [])))
-        self.key_slots = list(map(dict, said.get("key_slots", [])))
+        self.key_slots = list(map(dict, said.get("key_slots", [])[:16]))
         self._gone = contents[16 + text_length :][:gone_length]
         self._damaged = {(binary(bad["digest"], 32), int(bad["offset"])) for bad in said.get("damaged", [])}
         if self._damaged:
@@ -301,13 +302,12 @@ class BackupFile:
 
     def stored(self, row: Row) -> bytes:
         """Read the stored bytes of an extent and check all that needs no key."""
-        data, xxhash = self.read(row.offset, 64 + row.stored_length), optional("xxhash")
+        data = self.read(row.offset, 64 + row.stored_length)
+        xxh3 = getattr(optional("xxhash"), "xxh3_64_intdigest", None)
         magic, *said, check = EXTENT.unpack_from(data)
         expected = [row.stored_length, row.xxh3, row.digest, row.raw_length, row.kind, row.codec, row.flags]
-        if magic != b"VBRX" or said != expected or (xxhash and xxhash.xxh3_64_intdigest(data[:56]) != check):
-            raise Damage("the header of this extent is damaged")
-        if xxhash and xxhash.xxh3_64_intdigest(data[64:]) != row.xxh3:
-            raise Damage("the stored bytes are damaged (xxh3)")
+        if magic != b"VBRX" or said != expected or (xxh3 and (xxh3(data[:56]), xxh3(data[64:])) != (check, row.xxh3)):
+            raise Damage("this extent is damaged (its header, or the xxh3 of the stored bytes)")
         return data[64:]
 
 
@@ -406,8 +406,7 @@ def walk(point: Point, disk: Disk, fail: Callable[[object], None]) -> Iterator[t
 
 def survey(point: Point) -> dict[str, int]:
     """Look at all that a point reaches. Return how much of each thing is damaged or missing."""
-    failures: dict[str, int] = {}
-    generation = point.generation
+    failures, generation = dict[str, int](), point.generation
 
     def fail(failure: object) -> None:
         failures[what] += 1
@@ -446,8 +445,9 @@ def load(options: argparse.Namespace, stack: contextlib.ExitStack) -> list[Point
         raise Damage(f"{options.files[0]}: no backup file that can be read")
     secrets, keys = dict(options.secrets or []), dict[bytes, bytes]()
     for generation in generations.values():
+        chain = [other for other in generations.values() if other.chain_id == generation.chain_id]
+        generation.encrypted = any(other.encrypted for other in chain)
         if secrets and generation.encrypted and generation.chain_id not in keys:
-            chain = [other for other in generations.values() if other.chain_id == generation.chain_id]
             slots = [slot for other in chain for file in other.files for slot in file.key_slots]
             keys[generation.chain_id] = unlock(generation.chain_id, slots, secrets)
         generation.chain_key = keys.get(generation.chain_id)
@@ -526,8 +526,6 @@ def extract(points: list[Point], options: argparse.Namespace) -> None:
 
 
 def write(point: Point, disk: Disk, file: BinaryIO, *, sparse: bool) -> None:
-    """Write the content of a disk; the first failure ends it."""
-
     def fail(failure: object) -> NoReturn:
         raise Damage(failure)
 
@@ -554,7 +552,8 @@ def secret_file(kdf: str, name: str) -> tuple[str, bytes]:
         data = Path(name).read_bytes()
     except OSError as error:
         raise Usage(f"{name}: {error.strerror}") from None
-    return kdf, data[:-1] if kdf == "argon2id" and data.endswith(b"\n") else data
+    newline = b"\r\n" if data.endswith(b"\r\n") else b"\n"
+    return kdf, data.removesuffix(newline) if kdf == "argon2id" else data
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
