@@ -119,8 +119,8 @@ def _with_table(data: bytearray, file: Any, old: bytes, new: bytes) -> bytes:
     slot = file.slot
     place = slice(slot.contents_offset, slot.contents_offset + slot.contents_length)
     listed = bytes(data[place]).replace(base64.b64encode(old), base64.b64encode(new))
-    changed = bytes(data).replace(bytes(data[place]), listed)
-    changed = bytearray(changed.replace(slot.contents_sha256, hashlib.sha256(listed).digest()))
+    named = bytes(data).replace(bytes(data[place]), listed)
+    changed = bytearray(named.replace(slot.contents_sha256, hashlib.sha256(listed).digest()))
     for offset in (0, 64 * 1024):
         changed[offset + 4064 : offset + 4096] = hashlib.sha256(changed[offset : offset + 4064]).digest()
     return bytes(changed)
