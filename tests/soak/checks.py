@@ -25,7 +25,8 @@ def settle(lab: Lab, watch: Watch) -> list[str]:
     began = ended = time.monotonic()
     with lab.catalog() as catalog:
         while True:
-            lab.command("session", "list")
+            if not any(one.role == "service" for one in watch.living()):
+                lab.command("session", "list")
             live = catalog.live_sessions()
             now = time.monotonic()
             if live:

@@ -11,7 +11,7 @@ Moment = Literal["any", "birth", "life", "phase"]
 
 # A client that is killed hurts nobody; it is hit now and then to see that.
 ROLES: Final = ("job-manager", "transport", "source", "target", "restore", "service", "qemu", "command")
-_ROLE_WEIGHTS: Final = (20, 18, 18, 18, 8, 12, 4, 2)
+_ROLE_WEIGHTS: Final = (12, 16, 22, 18, 12, 12, 6, 2)
 # Parts of the lines that managers and movers write to a session's log, in the order of a backup.
 PHASES: Final = (
     " begins ",
@@ -58,7 +58,7 @@ def draw(seed: str, *, hangs: bool) -> Plan:
     """Draw a round; the same for the same seed. `hangs`: with processes stopped for longer than others wait."""
     rng = random.Random(seed)  # noqa: S311 - to be drawn again, not to be secret
     beside = []
-    for operation, share in (("restore", 0.3), ("verify", 0.15), ("delete", 0.25), ("machine", 0.12), ("job", 0.2)):
+    for operation, share in (("restore", 0.35), ("verify", 0.15), ("delete", 0.25), ("machine", 0.12), ("job", 0.2)):
         if rng.random() < share:
             beside.append((operation, rng.uniform(0.0, 0.6)))
     hits = [_hit(rng, hangs=hangs)]

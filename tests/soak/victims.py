@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -132,7 +133,8 @@ class Striker:
             if not self._send(descriptor, signal.SIGKILL if hit.blow == "kill" else signal.SIGSTOP):
                 return None
             if hit.blow != "kill":
-                time.sleep(hit.pause_s)
+                # The descriptor can be read when the process is gone: who hangs is killed by who waits for it.
+                select.select([descriptor], [], [], hit.pause_s)
                 self._send(descriptor, signal.SIGCONT)
         finally:
             os.close(descriptor)
@@ -144,13 +146,14 @@ class Striker:
             time.sleep(_POLL_S)
 
     def _choose(self, role: str) -> Victim | None:
-        """Prefer the role; else any process but a client; else, while something runs, the next that comes."""
+        """Prefer the role; else any role but a client's; else, while something runs, the next that comes."""
         while True:
-            living = [victim for victim in self._watch.living() if victim.role != "command" or role == "command"]
-            wanted = [victim for victim in living if victim.role == role]
-            others = [victim for victim in living if victim.session_id]
-            if wanted or others:
-                return self._rng.choice(wanted or others)
+            by_role: dict[str, list[Victim]] = {}
+            for victim in self._watch.living():
+                by_role.setdefault(victim.role, []).append(victim)
+            others = [name for name in by_role if name not in {"service", "command"}]
+            if role in by_role or others:
+                return self._rng.choice(by_role[role if role in by_role else self._rng.choice(others)])
             if not self._running():
                 return None
             time.sleep(_POLL_S)
