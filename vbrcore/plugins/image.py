@@ -4,6 +4,7 @@ The format is always said by the caller. Between the check of an image's files a
 write into its directory could exchange them; so after the opening it is looked at what qemu-nbd really has open.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -150,11 +151,8 @@ class QemuWriter:
 
     def _open(self, image_format: str, size_bytes: int) -> None:
         options = _SUBFORMATS.get(image_format, [])
-        # A VMDK notes the name it is made under: that of its place, not that of our descriptor.
-        with tempfile.TemporaryDirectory(prefix="vbr-") as directory:
-            name = Path(directory) / Path(self._path).name
-            name.symlink_to(self._file.process_path)
-            command = ["create", "-q", "-f", image_format, *options, "--", str(name), str(size_bytes)]
+        with self._named(image_format) as name:
+            command = ["create", "-q", "-f", image_format, *options, "--", name, str(size_bytes)]
             try:
                 run_qemu_img(command, writes=True)
             except ImageInvalid as error:
@@ -165,6 +163,20 @@ class QemuWriter:
             self._client = _connect(self._server, self._path, 1)
         except ImageInvalid as error:
             raise SinkWriteFailed(str(error)) from error
+
+    @contextlib.contextmanager
+    def _named(self, image_format: str) -> Iterator[str]:
+        """Yield a name of the new file for qemu-img. Only a VMDK notes the name it is made under: it gets its own.
+
+        Then there is a directory for a moment, which stays behind where we are killed in this moment.
+        """
+        if image_format != "vmdk":
+            yield self._file.process_path
+            return
+        with tempfile.TemporaryDirectory(prefix="vbr-") as directory:
+            name = Path(directory) / Path(self._path).name
+            name.symlink_to(self._file.process_path)
+            yield str(name)
 
     def _opened(self) -> NbdClient:
         if self._client is None:
