@@ -56,7 +56,8 @@ class Contents(msgspec.Struct, frozen=True, omit_defaults=True):
     """The JSON part of a contents list. Byte strings are base64 there; ids of files are 32 hexadecimal digits.
 
     `revision` orders the lists of one run; the list with the highest (`run_number`, `revision`) of a generation says
-    which `generation_files` there are. `machine_id` and `machine` are the chain's key where it is one machine's.
+    which `generation_files` there are. A later generation has a higher `generation_number`. `machine_id` and `machine`
+    are the chain's key where it is one machine's.
     """
 
     writer: str
@@ -74,6 +75,7 @@ class Contents(msgspec.Struct, frozen=True, omit_defaults=True):
     key_slots: tuple[KeySlot, ...] = ()
     machine_id: str = ""
     machine: str = ""
+    generation_number: int = 0
 
     @property
     def rows(self) -> int:

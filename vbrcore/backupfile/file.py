@@ -27,9 +27,14 @@ class BackupFile(msgspec.Struct, frozen=True):
         return self.slot.file_id
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """Orders the contents lists of a generation, newest last."""
+    def age(self) -> tuple[int, int]:
+        """Orders the contents lists of a chain by when they were written, newest last."""
         return self.contents.run_number, self.contents.revision
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """Orders the files of a chain: by generation, then by contents list; newest last."""
+        return self.contents.generation_number, *self.age
 
 
 def read_slots(storage: Storage, name: str) -> tuple[Slot | VbrError, Slot | VbrError]:

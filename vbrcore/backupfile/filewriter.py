@@ -13,7 +13,7 @@ from vbrcore.backupfile.file import BackupFile
 from vbrcore.backupfile.rows import HEADER_BYTES, ROW_BYTES, Row, pack_header
 from vbrcore.backupfile.slots import BODY_OFFSET, FLAG_SEALED, SLOT_OFFSETS, Slot, pack_slot
 from vbrcore.backupfile.tables import write_part
-from vbrcore.model.errors import StorageFailed
+from vbrcore.model.errors import CapabilityMissing, StorageFailed
 from vbrcore.storage.port import ALIGNMENT_BYTES, Appender, Storage
 
 _PADDING = bytes(ALIGNMENT_BYTES)
@@ -38,6 +38,7 @@ class FileWriter:
         self._new = new
         self._lock = threading.Lock()
         self._failed = False
+        self._alignment_bytes = file.slot.alignment_bytes
 
     @classmethod
     def create(cls, storage: Storage, name: str, slot: Slot, contents: Contents, fence: Callable[[], None]) -> Self:
@@ -61,6 +62,21 @@ class FileWriter:
         offset = self._allocate(length)
         self._fence()
         self._appender.write(offset, [pack_header(row), stored, _PADDING[: -length % ALIGNMENT_BYTES]])
+        return offset
+
+    def clone_extents(self, source: str, source_offset: int, length: int) -> int:
+        """Share whole extents that stand one behind the other in another file; return the new offset of the first.
+
+        Raises `CapabilityMissing`, also where the storage's blocks do not fit; nothing is appended then.
+        """
+        blocks = self._storage.alignment_bytes
+        if (source_offset | length) % blocks or self._alignment_bytes % blocks:
+            raise CapabilityMissing(f"{source}: its extents do not begin where blocks of the storage do")
+        with self._lock:
+            offset = self.end
+            self._fence()
+            self._appender.clone_range(source, source_offset, offset, length)
+            self.end += length
         return offset
 
     def write_table(self, rows: Iterable[bytes], count: int) -> TablePart:
@@ -113,7 +129,7 @@ class FileWriter:
     def _allocate(self, length: int) -> int:
         with self._lock:
             offset = self.end
-            self.end += -(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            self.end += -(-length // self._alignment_bytes) * self._alignment_bytes
             self.appended_bytes += self.end - offset
         return offset
 
@@ -123,7 +139,14 @@ class FileWriter:
 
 
 def new_slot(
-    file_id: bytes, chain_id: bytes, generation_id: bytes, block_size_bytes: int, flags: int, *, features: int = 0
+    file_id: bytes,
+    chain_id: bytes,
+    generation_id: bytes,
+    block_size_bytes: int,
+    flags: int,
+    *,
+    features: int = 0,
+    alignment_bytes: int = ALIGNMENT_BYTES,
 ) -> Slot:
     """Return the slot of a file that has nothing yet; it is never written as it is."""
     return Slot(
@@ -139,4 +162,5 @@ def new_slot(
         contents_sha256=bytes(32),
         run_number=0,
         features=features,
+        alignment_bytes=alignment_bytes,
     )

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,27 +15,28 @@ from vbrcore.storage.port import Storage
 ENDING: Final = ".vbf"
 LOCK_NAME: Final = "chain.lock"
 
+FileKind = Literal["full", "inc", "base"]
+
 
 class ChainFiles(msgspec.Struct, frozen=True):
-    """The readable files of a chain, oldest list first; `unreadable` are (name, reason), the reason naming the file."""
+    """The readable files of a chain by rank, newest last; `unreadable` are (name, reason that names the file)."""
 
     files: tuple[BackupFile, ...]
     unreadable: tuple[tuple[str, str], ...] = ()
 
     @property
     def newest(self) -> BackupFile | None:
-        """The file whose contents list speaks for the current generation."""
+        """The file whose contents list speaks for the newest generation."""
         return self.files[-1] if self.files else None
 
     def generation(self, generation_id: bytes) -> tuple[BackupFile, ...]:
         return tuple(file for file in self.files if file.slot.generation_id == generation_id)
 
     def missing(self) -> tuple[str, ...]:
-        """Ids of files that the current generation should have and that were not found."""
-        if self.newest is None:
-            return ()
+        """Ids of files that a generation should have and that were not found."""
         found = {file.file_id.hex() for file in self.files}
-        return tuple(file_id for file_id in self.newest.contents.generation_files if file_id not in found)
+        lists = {file.slot.generation_id: file.contents.generation_files for file in self.files}  # the newest of each
+        return tuple(file_id for listed in lists.values() for file_id in listed if file_id not in found)
 
     def points(self) -> tuple[Point, ...]:
         """All points, oldest first, each once."""
@@ -80,16 +81,18 @@ def read_files(storage: Storage, directory: str, *, pass_over_failed: bool = Fal
     return ChainFiles(tuple(sorted(files, key=lambda file: file.rank)), tuple(unreadable))
 
 
-def new_name(storage: Storage, directory: str, session_id: str, created: float, *, full: bool) -> str:
-    """Return a name that is free: `<time>_<short id>[_<n>].full.vbf` or `.inc.vbf`, time in UTC."""
+def new_name(storage: Storage, directory: str, session_id: str, created: float, kind: FileKind) -> str:
+    """Return a name that is free: `<time>_<short id>[_<n>].<kind>.vbf`, time in UTC."""
     moment = dt.datetime.fromtimestamp(created, dt.UTC).strftime("%Y-%m-%dT%H%M%SZ")
     stem = f"{directory}/{moment}_{short_id(session_id)}"
-    taken = {
-        name.removesuffix(".full.vbf").removesuffix(".inc.vbf").removesuffix(".base.vbf")
-        for name in file_names(storage, directory)
-    }
+    taken = {stem_of(name) for name in file_names(storage, directory)}
     candidate, number = stem, 1
     while candidate in taken:
         number += 1
         candidate = f"{stem}_{number}"
-    return f"{candidate}.{'full' if full else 'inc'}{ENDING}"
+    return f"{candidate}.{kind}{ENDING}"
+
+
+def stem_of(name: str) -> str:
+    """Return a backup file's name without what it says of the file's kind."""
+    return name.removesuffix(".full.vbf").removesuffix(".inc.vbf").removesuffix(".base.vbf")

@@ -118,6 +118,41 @@ class DedupIndex:
         """Note that all intact rows of `file` as it stands now are in."""
         self._note(file.file_id, Entered(self.number(file.file_id), mark_of(file)))
 
+    def remove(self, file_id: bytes, digests: Iterable[bytes]) -> None:
+        """Take out what is in as that file's. Raises `IndexFailed`."""
+        prefix = _NUMBER.pack(self.number(file_id))
+        names = iter(digests)
+        try:
+            while chunk := list(islice(names, _ROWS_PER_TRANSACTION)):
+                with self._env.begin(db=self._rows, write=True) as transaction:
+                    for name in chunk:
+                        value = transaction.get(name)
+                        if value is not None and value.startswith(prefix):
+                            transaction.delete(name)
+        except lmdb.Error as error:
+            raise IndexFailed(f"the dedup index in {self._directory} cannot be written: {error}") from error
+
+    def drop(self, file_id: bytes) -> None:
+        """The file is no more; all that was in as its was taken out or is in as another's. Raises `IndexFailed`."""
+        entered = self.entered.pop(file_id, None)
+        if entered is None:
+            return
+        self._file_ids.pop(entered.number, None)
+        try:
+            with self._env.begin(db=self._files, write=True) as transaction:
+                transaction.delete(file_id)
+        except lmdb.Error as error:
+            raise IndexFailed(f"the dedup index in {self._directory} cannot be written: {error}") from error
+
+    def places(self, digests: Iterable[bytes]) -> list[tuple[bytes, bytes] | None]:
+        """Return (file id, the 8 bytes of the offset) per digest, or None."""
+        return [
+            None
+            if value is None
+            else (self._file_ids[_NUMBER.unpack_from(value)[0]], value[_NUMBER.size : _NUMBER.size + _OFFSET.size])
+            for value in self.get(digests)
+        ]
+
     def reset(self) -> None:
         """Throw everything away."""
         self._close_environment()

@@ -11,7 +11,7 @@ from vbrcore.backupfile.contents import Contents, Damage, KeySlot, TablePart
 from vbrcore.backupfile.file import BackupFile, read_slots, was_never_committed
 from vbrcore.backupfile.filewriter import FileWriter, new_slot
 from vbrcore.backupfile.slots import FEATURE_ENCRYPTED, FLAG_FULL, Slot
-from vbrcore.chain.files import ChainFiles, file_names, new_name, read_files, sort_points
+from vbrcore.chain.files import ChainFiles, FileKind, file_names, new_name, read_files, sort_points
 from vbrcore.model.errors import FormatInvalid, KeyNeeded, WriterReplaced
 from vbrcore.model.point import Point
 from vbrcore.storage.port import ALIGNMENT_BYTES, Storage
@@ -22,7 +22,8 @@ WRITER: Final = f"vbrcore {vbrcore.__version__}"
 class Run(msgspec.Struct, frozen=True):
     """Who writes: the session and the job (`machine_id` and `machine` only for a chain of one machine).
 
-    `encrypt`: a chain that begins now is an encrypted one. Names of encrypted chains are empty or hidden here.
+    `encrypt`: a chain that begins now is an encrypted one. `new_generation`: an active full. Names of encrypted chains
+    are empty or hidden here.
     """
 
     session_id: str
@@ -33,6 +34,7 @@ class Run(msgspec.Struct, frozen=True):
     machine_id: str = ""
     machine: str = ""
     encrypt: bool = False
+    new_generation: bool = False
 
 
 class Ledger:
@@ -56,28 +58,66 @@ class Ledger:
         )
         self._written_ids: set[bytes] = set()
         self._own_ids: set[bytes] = set()
-        newest = found.newest
+        newest = max(found.files, key=lambda file: file.age, default=None)
         self.is_new = newest is None
         self.chain_id = newest.slot.chain_id if newest else uuid.uuid4().bytes
         self.encrypted = newest.slot.encrypted if newest else run.encrypt
         self.key_slots: tuple[KeySlot, ...] = newest.contents.key_slots if newest else ()
-        self.warnings = [reason for _, reason in found.unreadable]
-        if newest is not None and newest.slot.block_size_bytes == run.block_size_bytes:
-            self.generation_id = newest.slot.generation_id
-            self._listed = newest.contents.generation_files
-            self.warnings += [f"{directory}: file {file_id} of the chain is missing" for file_id in found.missing()]
+        self.unreadable = tuple(reason for _, reason in found.unreadable)
+        # Of each generation, what its newest list says.
+        self._listed = {file.slot.generation_id: file.contents.generation_files for file in found.files}
+        self._numbers = {file.slot.generation_id: file.contents.generation_number for file in found.files}
+        chosen = _chosen_generation(found, run)
+        if chosen is None:
+            self.start_generation()
         else:
-            # Dedup and maps stay inside a generation, so another block size starts one.
-            self.generation_id = uuid.uuid4().bytes
-            self._listed = ()
+            self.generation_id = chosen
+        self.warnings = [*self.unreadable]
+        self.warnings += [f"{directory}: file {name} of the chain is missing" for name in self.missing()]
 
     def points(self) -> tuple[Point, ...]:
         """All points, oldest first."""
         return sort_points(point for file in self.files.values() for point in file.contents.points)
 
-    def generation(self) -> tuple[BackupFile, ...]:
-        """The files of the current generation."""
-        return tuple(file for file in self.files.values() if file.slot.generation_id == self.generation_id)
+    def generation(self, generation_id: bytes = b"") -> tuple[BackupFile, ...]:
+        """The files of a generation (the current one if none is named), newest list last."""
+        wanted = generation_id or self.generation_id
+        files = (file for file in self.files.values() if file.slot.generation_id == wanted)
+        return tuple(sorted(files, key=lambda file: file.rank))
+
+    def generations(self) -> tuple[bytes, ...]:
+        """The ids of all generations, oldest first, the current one last."""
+        there = {file.slot.generation_id for file in self.files.values()} - {self.generation_id}
+        return (*sorted(there, key=lambda name: self._numbers[name]), self.generation_id)
+
+    def missing(self, generation_id: bytes = b"") -> tuple[str, ...]:
+        """Ids of files that a generation should have and that were not found, apart from files not committed yet."""
+        listed = self._listed.get(generation_id or self.generation_id, ())
+        there = {file_id.hex() for file_id in self.files.keys() | self._own_ids}
+        return tuple(name for name in listed if name not in there)
+
+    def pending(self) -> bytes | None:
+        """Return the id of a later generation without points in blocks of this run's size: a full not finished."""
+        for name in sorted(self._numbers, key=lambda name: self._numbers[name], reverse=True):
+            files = self.generation(name)
+            if self._numbers[name] <= self._numbers[self.generation_id] or not files:
+                continue
+            usable = all(file.slot.block_size_bytes == self.run.block_size_bytes for file in files)
+            if usable and not self.missing(name) and not any(file.contents.points for file in files):
+                return name
+        return None
+
+    def start_generation(self, pending: bytes | None = None) -> None:
+        """From now on write into a new generation, or into one that was begun."""
+        if pending is None:
+            pending = uuid.uuid4().bytes
+            self._numbers[pending] = 1 + max(self._numbers.values(), default=-1)
+            self._listed[pending] = ()
+        self.generation_id = pending
+
+    def return_to(self, generation_id: bytes) -> None:
+        """Go on in an earlier generation: the later one was given up."""
+        self.generation_id = generation_id
 
     def previous(self, point: Point) -> Point | None:
         """Return the newest point of the same machine in the current generation."""
@@ -94,12 +134,14 @@ class Ledger:
         kind = "full" if self.previous(point) is None else "increment"
         return msgspec.structs.replace(point, sequence=self._last_sequence + 1, kind=kind)
 
-    def new_file(self) -> FileWriter:
-        """Make this run's next file; nobody sees it before its first commit."""
+    def new_file(self, kind: FileKind = "inc") -> FileWriter:
+        """Make this run's next file; nobody sees it before its first commit. A generation's first is "full"."""
         if self.encrypted and not self.key_slots:
             raise KeyNeeded(f"{self._directory}: nothing wraps the key of this chain, so nobody could open its files")
-        first = not self._listed
-        name = new_name(self._storage, self._directory, self.run.session_id, self.run.created, full=first)
+        listed = self._listed[self.generation_id]
+        first = not listed
+        kind = "full" if first else kind
+        name = new_name(self._storage, self._directory, self.run.session_id, self.run.created, kind)
         slot = new_slot(
             uuid.uuid4().bytes,
             self.chain_id,
@@ -107,20 +149,28 @@ class Ledger:
             self.run.block_size_bytes,
             FLAG_FULL if first else 0,
             features=FEATURE_ENCRYPTED if self.encrypted else 0,
+            alignment_bytes=max(ALIGNMENT_BYTES, self._storage.alignment_bytes),
         )
-        file = FileWriter.create(self._storage, name, slot, self._contents((), (), self._listed), self._fence)
+        file = FileWriter.create(self._storage, name, slot, self._contents((), (), listed), self._fence)
         self._written_ids.add(slot.file_id)
         self._own_ids.add(slot.file_id)
-        self._listed = (*self._listed, slot.file_id.hex())
+        self._listed[self.generation_id] = (*listed, slot.file_id.hex())
         return file
 
-    def drop(self, file: BackupFile) -> None:
-        """The file of `new_file` was removed without a commit."""
-        self._listed = tuple(file_id for file_id in self._listed if file_id != file.file_id.hex())
+    def unlist(self, *files: BackupFile) -> None:
+        """Name these files no more in the lists to come: they are about to be removed, or were never committed."""
+        gone = {file.file_id.hex() for file in files}
+        for generation_id in {file.slot.generation_id for file in files}:
+            listed = self._listed[generation_id]
+            self._listed[generation_id] = tuple(file_id for file_id in listed if file_id not in gone)
+
+    def forget_file(self, file: BackupFile) -> None:
+        """The file was removed."""
+        self.files.pop(file.file_id, None)
 
     def contents(self, points: tuple[Point, ...], tables: tuple[TablePart, ...]) -> Contents:
         """Return this run's next contents list, for a file of its own."""
-        return self._contents(points, tables, self._listed)
+        return self._contents(points, tables, self._listed[self.generation_id])
 
     def is_of_earlier_run(self, file_id: bytes) -> bool:
         return file_id not in self._own_ids
@@ -129,7 +179,6 @@ class Ledger:
         """Return the contents list of another run's file, with these points and marks and this run's number."""
         self._written_ids.add(file.file_id)
         self._revision += 1
-        current = file.slot.generation_id == self.generation_id
         return msgspec.structs.replace(
             file.contents,
             writer=WRITER,
@@ -139,7 +188,7 @@ class Ledger:
             damaged=damaged,
             last_sequence=self._last_sequence,
             key_slots=self.key_slots,
-            generation_files=self._listed if current else file.contents.generation_files,
+            generation_files=self._listed[file.slot.generation_id],
         )
 
     def note(self, file: BackupFile) -> None:
@@ -178,7 +227,30 @@ class Ledger:
             key_slots=self.key_slots,
             machine_id=self.run.machine_id,
             machine="" if self.encrypted else self.run.machine,
+            generation_number=self._numbers[self.generation_id],
         )
+
+
+def _chosen_generation(found: ChainFiles, run: Run) -> bytes | None:
+    """Return the id of the generation that a run goes on with; None: it starts one.
+
+    That is the newest one with points: what a full that never came to a point has left is passed over, but by a retry
+    in the same session. Dedup and maps stay inside a generation, so another block size starts one.
+    """
+    newest = found.newest
+    if newest is None:
+        return None
+    pointed = next((file for file in reversed(found.files) if file.contents.points), newest)
+    current = next(file for file in reversed(found.files) if file.slot.generation_id == pointed.slot.generation_id)
+    if not run.new_generation and current.slot.block_size_bytes == run.block_size_bytes:
+        return current.slot.generation_id
+    began = any(
+        file.slot.full and file.contents.session_id == run.session_id
+        for file in found.generation(newest.slot.generation_id)
+    )
+    if newest.slot.block_size_bytes == run.block_size_bytes and began:
+        return newest.slot.generation_id
+    return None
 
 
 def _clean_up(storage: Storage, found: ChainFiles, fence: Callable[[], None]) -> ChainFiles:

@@ -77,7 +77,7 @@ class ChainReader:
     @property
     def key_slots(self) -> tuple[KeySlot, ...]:
         """What wraps the key of an encrypted chain, as its newest list says."""
-        return self._files[-1].contents.key_slots
+        return max(self._files, key=lambda file: file.age).contents.key_slots
 
     def unlock(self, chain_key: "ChainKey") -> None:
         """Use the key of an encrypted chain from now on."""

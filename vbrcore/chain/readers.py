@@ -24,6 +24,13 @@ class Readers:
                 reader = self._open[name] = self._storage.open_reader(name)
             return reader
 
+    def drop(self, name: str) -> None:
+        """The file has this name no more. Nobody is reading it."""
+        with self._lock:
+            reader = self._open.pop(name, None)
+        if reader is not None:
+            reader.close()
+
     def close(self) -> None:
         """Idempotent."""
         with self._lock:

@@ -56,15 +56,17 @@ class ChainWriter:
         machine_id: str = "",
         machine: str = "",
         encrypt: bool = False,
+        new_generation: bool = False,
     ) -> Self:
         """Take the chain's lock, read what its files say and bring the index up to date.
 
         `machine_id` and `machine` only for a chain of one machine. `encrypt`: where the chain has no files yet, it is
-        an encrypted one; `set_key_slots` then comes before everything that writes. `fence` is called before each write
+        an encrypted one; `set_key_slots` then comes before everything that writes. `new_generation`: an active full,
+        that refers to nothing older; a retry in the same session goes on with it. `fence` is called before each write
         and raises when this process was cut off. Raises `ChainLocked`, `FormatNewer`, and what the storage raises.
         """
         fence()
-        run = Run(session_id, job_id, job_name, created, block_size_bytes, machine_id, machine, encrypt)
+        run = Run(session_id, job_id, job_name, created, block_size_bytes, machine_id, machine, encrypt, new_generation)
         lock = storage.lock(f"{directory}/{LOCK_NAME}")
         try:
             ledger = Ledger(storage, directory, run, fence)
@@ -375,7 +377,7 @@ class ChainWriter:
             if file.file.last_sequence == 0 and not rows:
                 self._fence()
                 self._storage.remove(file.file.name)
-                self._ledger.drop(file.file)
+                self._ledger.unlist(file.file)
             else:
                 self._ledger.check_not_replaced()
                 contents = file.file.contents
