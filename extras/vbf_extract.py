@@ -70,7 +70,8 @@ class Usage(Exception):
 def say(text: object, *, failure: bool = False) -> None:
     """Print one line; what files say does not reach a terminal as control characters."""
     stream = sys.stderr if failure else sys.stdout
-    stream.write("".join(char if char.isprintable() else "?" for char in str(text)) + "\n")
+    line = "".join(char if char.isprintable() else "?" for char in str(text))
+    stream.write(line.encode(stream.encoding, "replace").decode(stream.encoding) + "\n")
 
 
 def note(text: object) -> None:
