@@ -6,6 +6,7 @@ import msgspec
 
 from vbrcore.model.errors import ErrorInfo
 from vbrcore.model.job import Compression, Schedule
+from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
 
 
@@ -144,6 +145,40 @@ class JobCreate(msgspec.Struct, frozen=True):
     block_size_bytes: int = 1024 * 1024
     compression: Compression = "fast"
     quiesce: bool = False
+    retention: Retention = Retention()
+
+
+class JobRetention(msgspec.Struct, frozen=True):
+    """What the job keeps from now on."""
+
+    name: str
+    retention: Retention
+
+
+class RetentionApply(msgspec.Struct, frozen=True):
+    """`trust_clock`: an administrator confirms that the clock is right."""
+
+    name: str
+    trust_clock: bool = False
+
+
+class ReasonView(msgspec.Struct, frozen=True):
+    """Why a point stays or goes; `until` (ISO 8601, UTC) and `after_points`: this reason ends then at the earliest."""
+
+    code: str
+    text: str
+    until: str | None
+    after_points: int | None
+
+
+class VerdictView(msgspec.Struct, frozen=True):
+    """What the policy says of a point now; a point that stays goes when all its reasons have ended."""
+
+    point_id: str
+    machine: str
+    created: str
+    keep: bool
+    reasons: tuple[ReasonView, ...]
 
 
 class JobSchedule(msgspec.Struct, frozen=True):
@@ -164,6 +199,7 @@ class JobView(msgspec.Struct, frozen=True):
     compression: str
     quiesce: bool
     schedule: Schedule
+    retention: Retention
     last_result: str | None
     next_run: str | None
     running: str | None

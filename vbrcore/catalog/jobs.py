@@ -6,8 +6,9 @@ from vbrcore.catalog.base import Rows
 from vbrcore.catalog.rows import RowType
 from vbrcore.model.errors import AlreadyExists, JobAlreadyRunning, NotFound
 from vbrcore.model.job import Job, Schedule
+from vbrcore.model.retention import Retention
 
-_JOBS = RowType("jobs", Job, "job_id", nested=("machines", "exclude", "schedule"))
+_JOBS = RowType("jobs", Job, "job_id", nested=("machines", "exclude", "schedule", "retention"))
 
 
 class JobRows(Rows):
@@ -36,6 +37,12 @@ class JobRows(Rows):
             if connection.execute(sql, (*values, job_id)).rowcount == 0:
                 raise NotFound(f"there is no job {job_id}")
             connection.execute("UPDATE jobs SET next_run = ? WHERE job_id = ?", (next_run, job_id))
+
+    def set_retention(self, job_id: str, retention: Retention) -> None:
+        sql, values = _JOBS.update_sql({"retention": retention})
+        with self._database.write(durable=True) as connection:
+            if connection.execute(sql, (*values, job_id)).rowcount == 0:
+                raise NotFound(f"there is no job {job_id}")
 
     def next_runs(self) -> dict[str, float]:
         """Return when each scheduled job is due, by job id; seconds since the epoch."""

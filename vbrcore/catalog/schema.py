@@ -239,4 +239,10 @@ def _create_leases(tables: "sqlite_utils.Database") -> None:
     tables.execute("INSERT INTO counters (name, value) VALUES ('epoch', 0)")
 
 
-MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (_create,)
+def _add_retention(tables: "sqlite_utils.Database") -> None:
+    """What a job keeps, and what the clock showed at the last session. Jobs of before keep what new ones do."""
+    tables.execute("ALTER TABLE jobs ADD COLUMN retention TEXT NOT NULL DEFAULT '{}'")
+    _table(tables, "clock", {"name": str, "seen": float, "uptime_s": float}, key="name")
+
+
+MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (_create, _add_retention)

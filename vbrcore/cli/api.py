@@ -24,11 +24,12 @@ class _Lazy:
 
 if TYPE_CHECKING:
     from vbrcore.api import operations, types
-    from vbrcore.model import errors, job
+    from vbrcore.model import errors, job, retention
 else:
     errors = _Lazy("vbrcore.model.errors")
     job = _Lazy("vbrcore.model.job")
+    retention = _Lazy("vbrcore.model.retention")
     types = _Lazy("vbrcore.api.types")
     operations = _Lazy("vbrcore.api.operations")
 
-__all__ = ["errors", "job", "operations", "types"]
+__all__ = ["errors", "job", "operations", "retention", "types"]

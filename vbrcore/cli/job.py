@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import parser, values
+from vbrcore.cli import parser, retention, values
 from vbrcore.cli.api import job as model
 from vbrcore.cli.api import operations, types
 from vbrcore.cli.confirm import confirmed
@@ -31,6 +31,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     show.add_argument("name", metavar="NAME")
     _add_run_and_stop(verbs)
     _add_schedule(verbs)
+    _add_retention(verbs)
     delete = parser.verb(
         verbs,
         "delete",
@@ -70,6 +71,7 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument("--block-size", choices=_BLOCK_SIZES, default="1M", help="unit of dedup (%(default)s)")
     create.add_argument("--compression", choices=_COMPRESSIONS, default="fast", help="effort (%(default)s)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
+    retention.add_options(create)
 
 
 def _add_run_and_stop(verbs: Nouns[Parser]) -> None:
@@ -109,6 +111,18 @@ def _add_schedule(verbs: Nouns[Parser]) -> None:
     schedule.add_argument("--zone", metavar="ZONE", help="IANA name of the time zone for --daily (this machine's)")
 
 
+def _add_retention(verbs: Nouns[Parser]) -> None:
+    keep = parser.verb(
+        verbs,
+        "retention",
+        _retention,
+        "say what a job keeps from now on; 'retention preview' then shows what that means",
+        "job retention nightly --keep 14 --keep-weekly 4 --keep-monthly 12",
+    )
+    keep.add_argument("name", metavar="NAME")
+    retention.add_options(keep)
+
+
 def _create(args: argparse.Namespace) -> int:
     request = types.JobCreate(
         name=args.name,
@@ -119,6 +133,7 @@ def _create(args: argparse.Namespace) -> int:
         block_size_bytes=_BLOCK_SIZES[args.block_size],
         compression=args.compression,
         quiesce=args.quiesce,
+        retention=retention.retention_of(args),
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
 
@@ -160,6 +175,7 @@ def _show(args: argparse.Namespace) -> int:
             "compression": view.compression,
             "quiesce": "yes" if view.quiesce else "no",
             "schedule": _when(view.schedule),
+            "keeps": retention.summary(view.retention),
             "next run": moment(view.next_run),
             "last result": view.last_result or "-",
             "running": view.running or "",
@@ -201,6 +217,15 @@ def _schedule(args: argparse.Namespace) -> int:
     else:
         schedule = model.Schedule()
     return _print(args, call(args, operations.JOB_SCHEDULE, types.JobSchedule(args.name, schedule)), "scheduled")
+
+
+def _retention(args: argparse.Namespace) -> int:
+    view = call(args, operations.JOB_RETENTION, types.JobRetention(args.name, retention.retention_of(args)))
+    if args.json:
+        print_json(view)
+    else:
+        print(f"job {view.name} keeps {retention.summary(view.retention)}")
+    return 0
 
 
 def _delete(args: argparse.Namespace) -> int:

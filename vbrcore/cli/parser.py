@@ -15,6 +15,7 @@ NOUNS = {
     "job": "what is backed up, where to and when",
     "session": "runs of jobs, restores and checks",
     "point": "restore points",
+    "retention": "which restore points stay, and why",
     "restore": "a disk or a whole machine from a restore point",
     "verify": "check that a restore point can be read",
     "plugins": "the hypervisor plugins that are installed",

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 
+from vbrcore.manager.chainwork import backup_work
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.demands import chain_demand
@@ -12,24 +13,13 @@ from vbrcore.manager.disks import CONFIGURATION, JobParts
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.machine import RETRY_WAITS_S, MachineBackup
 from vbrcore.manager.report import Outcome
+from vbrcore.manager.retention import apply_retention, clock_now, doubt_of, newest_of
 from vbrcore.manager.selection import Selection, select
 from vbrcore.manager.target import Target, TargetRun
 from vbrcore.model.errors import LeaseLost, MachineNotFound, RepositoryNotMounted, SessionStopped, VbrError
-from vbrcore.model.ids import file_name_part, new_id, short_id
+from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Machine
-from vbrcore.model.job import Job
 from vbrcore.model.session import Task, Totals
-from vbrcore.mover.messages import TargetWork
-
-
-def chain_directory(job: Job, *, encrypted: bool) -> str:
-    """Return the chain's directory in its repository: the job's name for people, its id for certainty.
-
-    In an encrypted repository the name is not told.
-    """
-    if encrypted:
-        return short_id(job.job_id)
-    return f"{file_name_part(job.name)}_{short_id(job.job_id)}"
 
 
 async def run_backup(context: Context) -> Outcome:
@@ -39,20 +29,9 @@ async def run_backup(context: Context) -> Outcome:
     repository = catalog.repository(job.repository_id)
     hypervisor = catalog.hypervisor(job.hypervisor_id)
     keys = RepositoryKeys(catalog, repository.repository_id)
-    directory = chain_directory(job, encrypted=keys.encrypted)
     warnings = Warnings(log)
-    work = TargetWork(
-        repository_path=repository.path,
-        repository_id=repository.repository_id,
-        reserve_bytes=repository.reserve_bytes,
-        directory=directory,
-        job_id=job.job_id,
-        job_name=job.name,
-        session_id=session.session_id,
-        created=session.created,
-        block_size_bytes=job.block_size_bytes,
-        index_directory=str(context.home / "cache" / "index" / repository.repository_id),
-    )
+    work = backup_work(context, job, repository, keys)
+    directory = work.directory
     target = Target(context.crew, work, log, keys)
     connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
     starting = asyncio.create_task(context.crew.transport())
@@ -64,6 +43,7 @@ async def run_backup(context: Context) -> Outcome:
         for warning in run.warnings:  # files of the chain that are missing or unreadable
             warnings.add(warning)
         catalog.replace_points(repository.repository_id, job.job_id, directory, run.points)
+        newest_before = newest_of(run)
         selection = select(job, inventory, {point.machine for point in run.points})
         parts = JobParts(
             job=job,
@@ -81,6 +61,7 @@ async def run_backup(context: Context) -> Outcome:
         ]
         failures = _selection_failures(context, selection, warnings)
         await _run_all(context, machines)
+        await _retain(context, parts, inventory, newest_before)
         await target.seal()
         log.info("backup file sealed")
         return _outcome(machines, failures, target, warnings)
@@ -89,6 +70,20 @@ async def run_backup(context: Context) -> Outcome:
         connected, _ = await asyncio.gather(connecting, starting, return_exceptions=True)
         if isinstance(connected, Connection):
             await connected.close()
+
+
+async def _retain(context: Context, parts: JobParts, inventory: Sequence[Machine], newest_before: float | None) -> None:
+    """Let go of what the policy does not keep. A session that was stopped or lost its target lets go of nothing."""
+    run = parts.target.running
+    if run is None or run.lost is not None or context.stop.requested.is_set() or context.leases.lost.is_set():
+        return
+    clock = clock_now()
+    doubt = doubt_of(context.catalog, newest_before, clock)
+    present = frozenset(machine.machine_id for machine in inventory)
+    await apply_retention(context, parts.job, run, parts.warnings, present=present, doubt=doubt)
+    context.catalog.replace_points(parts.repository.repository_id, parts.job.job_id, parts.directory, run.points)
+    if not doubt:
+        context.catalog.set_clock_seen(clock)
 
 
 async def _first_target(context: Context, target: Target) -> TargetRun:

@@ -26,6 +26,7 @@ from vbrcore.manager.log import SessionLog, closing_line
 from vbrcore.manager.recover import run_restore_disk, run_restore_machine, run_verify
 from vbrcore.manager.rekey import run_rekey
 from vbrcore.manager.report import Outcome
+from vbrcore.manager.retention import run_retention
 from vbrcore.manager.stop import StopWatch
 from vbrcore.model.errors import VbrError, info_of
 from vbrcore.model.session import Session
@@ -45,6 +46,7 @@ RUNNERS: dict[str, Callable[[Context], Awaitable[Outcome]]] = {
     "verify": run_verify,
     "delete": run_delete,
     "rekey": run_rekey,
+    "retention": run_retention,
     "cleanup": run_cleanup,
 }
 

@@ -7,7 +7,7 @@ import msgspec
 
 from vbrcore.chain.files import read_files
 from vbrcore.chain.listing import list_chains
-from vbrcore.manager.backup import chain_directory
+from vbrcore.manager.chainwork import chain_directory
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import SESSION_SCOPE, chain_demand
 from vbrcore.manager.keys import RepositoryKeys

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from vbrcore.model.retention import Retention
+
 Compression = Literal["none", "fast", "optimal", "high"]
 BLOCK_SIZES_BYTES = (256 * 1024, 1024 * 1024, 4 * 1024 * 1024)
 
@@ -31,3 +33,4 @@ class Job(msgspec.Struct, frozen=True):
     quiesce: bool = False
     machine_retries: int = 3
     schedule: Schedule = Schedule()
+    retention: Retention = Retention()

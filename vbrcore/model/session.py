@@ -6,7 +6,7 @@ import msgspec
 
 from vbrcore.model.errors import ErrorInfo
 
-SessionKind = Literal["backup", "restore", "verify", "delete", "rekey", "inventory", "cleanup"]
+SessionKind = Literal["backup", "restore", "verify", "delete", "rekey", "retention", "inventory", "cleanup"]
 SessionState = Literal["starting", "waiting", "running", "stopping", "ended"]
 Result = Literal["none", "success", "warning", "failed"]
 TaskState = Literal["pending", "assigned", "running", "done", "failed", "skipped"]

@@ -8,6 +8,7 @@ from vbrcore.chain.listing import delete_chain_files
 from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, NotFound
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import BLOCK_SIZES_BYTES, Job, Schedule
+from vbrcore.model.retention import check as check_retention
 from vbrcore.service import schedule
 from vbrcore.service.balancing import check_can_run
 from vbrcore.service.repositories import check_confirmed, find_repository
@@ -27,6 +28,7 @@ def add_routes(routes: Routes) -> None:
     routes.add(operations.JOB_RUN, _run)
     routes.add(operations.JOB_STOP, _stop)
     routes.add(operations.JOB_SCHEDULE, _schedule)
+    routes.add(operations.JOB_RETENTION, _retention)
     routes.add(operations.JOB_DELETE, _delete)
 
 
@@ -50,6 +52,7 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
     if request.block_size_bytes not in BLOCK_SIZES_BYTES:
         allowed = ", ".join(map(str, BLOCK_SIZES_BYTES))
         raise InvalidValue(f"a block size of {request.block_size_bytes} bytes is not one of {allowed}")
+    check_retention(request.retention)
     repository = find_repository(call, request.repository)
     check_can_run(repository, catalog.servers())
     job = Job(
@@ -62,6 +65,7 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         block_size_bytes=request.block_size_bytes,
         compression=request.compression,
         quiesce=request.quiesce,
+        retention=request.retention,
     )
     catalog.add_job(job)
     return _view(call, job)
@@ -104,6 +108,13 @@ def _schedule(call: Call, request: types.JobSchedule) -> types.JobView:
     return _view(call, find_job(call, job.job_id))
 
 
+def _retention(call: Call, request: types.JobRetention) -> types.JobView:
+    check_retention(request.retention)
+    job = find_job(call, request.name)
+    call.service.catalog.set_retention(job.job_id, request.retention)
+    return _view(call, find_job(call, job.job_id))
+
+
 def _delete(call: Call, request: types.Remove) -> types.Nothing:
     check_confirmed(request)
     catalog = call.service.catalog
@@ -135,6 +146,7 @@ def _view(call: Call, job: Job) -> types.JobView:
         compression=job.compression,
         quiesce=job.quiesce,
         schedule=job.schedule,
+        retention=job.retention,
         last_result=catalog.last_results().get(job.job_id),
         next_run=moment(catalog.next_runs().get(job.job_id)),
         running=live.session_id if live else None,

@@ -1,0 +1,106 @@
+"""Retention: what the job's policy says of its chain, done by the target mover."""
+
+import time
+
+import msgspec
+
+from vbrcore.api.types import RetentionApply
+from vbrcore.catalog.catalog import Catalog
+from vbrcore.catalog.clock import ClockSeen
+from vbrcore.chain.clock import clock_doubt
+from vbrcore.chain.retention import Verdict, decide
+from vbrcore.manager.chainwork import backup_work
+from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.demands import chain_demand
+from vbrcore.manager.keys import RepositoryKeys
+from vbrcore.manager.report import Outcome
+from vbrcore.manager.target import Target, TargetRun
+from vbrcore.model.job import Job
+from vbrcore.model.session import Totals
+
+_WAITING = frozenset({"clock_not_trusted"})
+
+
+def doubt_of(catalog: Catalog, newest_point: float | None, clock: ClockSeen) -> str:
+    """Return why the clock is not to be trusted ("": it is), by the last session and the newest point before this."""
+    last = catalog.clock_seen()
+    return clock_doubt(
+        clock.seen,
+        newest_point=newest_point,
+        last_seen=last.seen if last else None,
+        last_uptime_s=last.uptime_s if last else None,
+        uptime_s=clock.uptime_s,
+    )
+
+
+def clock_now() -> ClockSeen:
+    return ClockSeen(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+async def apply_retention(
+    context: Context, job: Job, run: TargetRun, warnings: Warnings, *, present: frozenset[str] | None, doubt: str
+) -> tuple[Verdict, ...]:
+    """Have the target forget what the policy lets go; return all verdicts.
+
+    `present`: ids of the machines of an inventory that was read in full; None: not known, so no machine counts as
+    deleted. `doubt` of the clock makes rules that look at it wait.
+    """
+    verdicts = decide(
+        run.points,
+        job.retention,
+        time.time(),
+        present_machines=present,
+        pinned=_pinned(context.catalog),
+        clock_trusted=not doubt,
+    )
+    if doubt and any(reason.code in _WAITING for verdict in verdicts for reason in verdict.reasons):
+        warnings.add(f"retention waits until the clock is confirmed: {doubt}")
+    going = tuple(verdict for verdict in verdicts if not verdict.keep)
+    for verdict in going:
+        why = "; ".join(reason.text for reason in verdict.reasons)
+        context.log.info(f"restore point {verdict.point_id} goes: {why}", machine=verdict.machine)
+    if going:
+        gone = frozenset(verdict.point_id for verdict in going)
+        await run.forget(tuple(gone))
+        run.points[:] = [point for point in run.points if point.point_id not in gone]
+    context.log.info(f"retention: {len(verdicts) - len(going)} points stay, {len(going)} go")
+    return verdicts
+
+
+async def run_retention(context: Context) -> Outcome:
+    """Run a session of kind `retention`: the policy on demand."""
+    catalog, session = context.catalog, context.session
+    request = msgspec.convert(session.request, RetentionApply)
+    job = catalog.job(session.job_id)
+    repository = catalog.repository(job.repository_id)
+    keys = RepositoryKeys(catalog, repository.repository_id)
+    work = msgspec.structs.replace(backup_work(context, job, repository, keys), reserve_bytes=0)
+    target = Target(context.crew, work, context.log, keys)
+    warnings = Warnings(context.log)
+    await context.leases.acquire(chain_demand(session, repository, work.directory))
+    catalog.update_session(session.session_id, state="running")
+    try:
+        run = await target.ready()
+        for warning in run.warnings:
+            warnings.add(warning)
+        clock = clock_now()
+        doubt = "" if request.trust_clock else doubt_of(catalog, newest_of(run), clock)
+        await apply_retention(context, job, run, warnings, present=None, doubt=doubt)
+        await target.seal()
+        catalog.replace_points(repository.repository_id, job.job_id, work.directory, run.points)
+        if not doubt:
+            catalog.set_clock_seen(clock)
+        return Outcome(totals=Totals(stored_bytes=target.stored_bytes), warnings=warnings.all())
+    finally:
+        await target.kill()
+
+
+def newest_of(run: TargetRun) -> float | None:
+    """Return the latest time of a point."""
+    return max((point.created for point in run.points), default=None)
+
+
+def _pinned(catalog: Catalog) -> frozenset[str]:
+    """Return the points that sessions are reading now."""
+    named = (session.request.get("point") for session in catalog.live_sessions())
+    return frozenset(point_id for point_id in named if isinstance(point_id, str))
