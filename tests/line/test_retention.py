@@ -124,3 +124,43 @@ def test_a_rule_that_cannot_be_is_refused(line: Any) -> None:
     line.refused("not_found", "retention", "preview", "daily")
     line.refused("not_found", "retention", "apply", "daily")
     assert line.json("job", "show", "nightly")["retention"]["keep_points"] == 14
+
+
+def test_an_active_full_needs_nothing_older(line: Any, make_disk: Any, sha256: Any) -> None:
+    disk = make_disk(line.lab / "web" / "disk.raw", seed=1, size_bytes=3 * MIB)
+    make_disk(line.lab / "db" / "disk.raw", seed=2, size_bytes=2 * MIB)
+    line.set_up("nightly", "--keep", "3")
+    first = line.run_job()
+    change(disk, 1)
+    line.run_job()
+    older = set(line.repository.rglob("*.vbf"))
+    done = line.json("job", "full", "nightly", "--active")
+    assert done["result"] == "success"
+    assert int(done["stored_bytes"]) > int(first["stored_bytes"]) * 0.9
+    assert {point["kind"] for point in line.points()[-2:]} == {"full"}
+    change(disk, 2)
+    again = line.run_job()
+    assert int(again["stored_bytes"]) < int(first["stored_bytes"])
+    points = line.points()
+    assert {point["kind"] for point in points[-2:]} == {"increment"}
+    newest = next(point["point_id"] for point in reversed(points) if point["machine"] == "web")
+    for file in older:  # the disk that held the old generation is lost
+        file.unlink()
+    assert sha256(line.restore(newest, "disk.raw")) == sha256(disk)
+    line("verify", newest, "--deep")
+
+
+def test_a_machine_that_an_active_full_left_out_is_read_whole_by_the_next_session(
+    line: Any, make_disk: Any, sha256: Any
+) -> None:
+    disk = make_disk(line.lab / "web" / "disk.raw", seed=1, size_bytes=2 * MIB)
+    make_disk(line.lab / "db" / "disk.raw", seed=2, size_bytes=2 * MIB)
+    line.set_up()
+    line.run_job()
+    disk.rename(disk.with_suffix(".off"))
+    line("job", "full", "nightly", "--active", expect=None)
+    disk.with_suffix(".off").rename(disk)
+    assert line.run_job()["result"] == "success"
+    newest = [point for point in line.points() if point["machine"] == "web"][-1]
+    assert newest["kind"] == "full"
+    assert sha256(line.restore(newest["point_id"], "disk.raw")) == sha256(disk)

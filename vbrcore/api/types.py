@@ -148,6 +148,13 @@ class JobCreate(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
 
 
+class JobFull(msgspec.Struct, frozen=True):
+    """`active`: all disks are read again, and the new full refers to nothing older."""
+
+    name: str
+    kind: Literal["active"] = "active"
+
+
 class JobRetention(msgspec.Struct, frozen=True):
     """What the job keeps from now on."""
 

@@ -119,6 +119,12 @@ class ChainWriter:
             return self._ledger.points()
 
     @property
+    def base_point_ids(self) -> tuple[str, ...]:
+        """Those of the current generation: only their maps and blocks may be referred to."""
+        with self._commit_lock:
+            return tuple(point.point_id for file in self._ledger.generation() for point in file.contents.points)
+
+    @property
     def chain(self) -> ChainIdentity:
         """What a manager needs to know to find the chain's key, or to make one."""
         ledger = self._ledger

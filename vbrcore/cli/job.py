@@ -86,6 +86,15 @@ def _add_run_and_stop(verbs: Nouns[Parser]) -> None:
     )
     run.add_argument("name", metavar="NAME")
     run.add_argument("--detach", action="store_true", help="start it and do not wait")
+    full = parser.verb(
+        verbs,
+        "full",
+        _full,
+        "read everything again into a full that needs nothing older",
+        "job full nightly --active --json",
+    )
+    full.add_argument("name", metavar="NAME")
+    full.add_argument("--active", action="store_true", help="read it from the machines (the only kind so far)")
     stop = parser.verb(
         verbs, "stop", _stop, "stop the running session of a job", "job stop nightly", "job stop nightly --now"
     )
@@ -195,6 +204,11 @@ def _run(args: argparse.Namespace) -> int:
     else:
         print(f"session {started.session_id} started")
     return 0
+
+
+def _full(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        return follow(client, operations.JOB_FULL, types.JobFull(args.name), as_json=args.json)
 
 
 def _stop(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ async def run_backup(context: Context) -> Outcome:
     hypervisor = catalog.hypervisor(job.hypervisor_id)
     keys = RepositoryKeys(catalog, repository.repository_id)
     warnings = Warnings(log)
-    work = backup_work(context, job, repository, keys)
+    work = backup_work(context, job, repository, keys, active_full=session.request.get("full") == "active")
     directory = work.directory
     target = Target(context.crew, work, log, keys)
     connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))

@@ -18,7 +18,9 @@ def chain_directory(job: Job, *, encrypted: bool) -> str:
     return f"{file_name_part(job.name)}_{short_id(job.job_id)}"
 
 
-def backup_work(context: Context, job: Job, repository: Repository, keys: RepositoryKeys) -> TargetWork:
+def backup_work(
+    context: Context, job: Job, repository: Repository, keys: RepositoryKeys, *, active_full: bool = False
+) -> TargetWork:
     """Return the work of a session that writes the job's chain."""
     return TargetWork(
         repository_path=repository.path,
@@ -31,4 +33,5 @@ def backup_work(context: Context, job: Job, repository: Repository, keys: Reposi
         created=context.session.created,
         block_size_bytes=job.block_size_bytes,
         index_directory=str(context.home / "cache" / "index" / repository.repository_id),
+        new_generation=active_full,
     )

@@ -150,8 +150,12 @@ class MachineBackup:
         return committed
 
     def _last_point(self, target: TargetRun) -> Point | None:
-        """The newest committed point of this machine, also one that this session has just made."""
-        points = [point for point in target.points if point.machine_id == self.machine.machine_id]
+        """The newest committed point of this machine in the generation that is written, also one of this session."""
+        points = [
+            point
+            for point in target.points
+            if point.machine_id == self.machine.machine_id and point.point_id in target.base_point_ids
+        ]
         return max(points, key=lambda point: point.sequence, default=None)
 
     def _note_snapshot(self, snapshot: Snapshot) -> None:

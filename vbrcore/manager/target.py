@@ -46,6 +46,7 @@ class TargetRun:
         self.ready = ready
         self.chain = chain
         self.points, spoilt = chain.all_opened(ready.points)
+        self.base_point_ids = set(ready.base_point_ids)
         self.warnings = (*ready.warnings, *spoilt)
         self.lost: VbrError | None = None
         self.stored_bytes = 0
@@ -116,6 +117,7 @@ class TargetRun:
                 self.stored_bytes = stored_bytes
                 point = self.chain.opened(point)
                 self.points.append(point)
+                self.base_point_ids.add(point.point_id)
                 _resolve(self._commits.pop(point.point_id, None), point)
             case PointRefused(point_id=point_id, error=error):
                 _refuse(self._commits.pop(point_id, None), error_from(error))

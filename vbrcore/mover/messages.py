@@ -72,6 +72,7 @@ class TargetWork(Message, frozen=True):
     """Be the one writer of a chain. `directory` is the chain's directory, relative to the repository's root.
 
     `encrypt`: if the chain has no files yet, it is an encrypted one. The target works without its key.
+    `new_generation`: an active full, which refers to nothing older.
     """
 
     repository_path: str
@@ -85,6 +86,7 @@ class TargetWork(Message, frozen=True):
     block_size_bytes: int
     index_directory: str
     encrypt: bool = False
+    new_generation: bool = False
 
 
 class UseKeySlots(Message, frozen=True):
@@ -166,6 +168,8 @@ class Stop(Message, frozen=True):
 class Ready(Message, frozen=True):
     """A target listens (path), or any mover has opened what it was told to. `points` are those of the chain.
 
+    `base_point_ids`: those of the current generation, which alone may be referred to.
+
     Those of an encrypted chain are sealed. `chain` is known of a target only.
     """
 
@@ -174,6 +178,7 @@ class Ready(Message, frozen=True):
     damaged: tuple[bytes, ...] = ()
     warnings: tuple[str, ...] = ()
     chain: ChainIdentity = ChainIdentity()
+    base_point_ids: tuple[str, ...] = ()
 
 
 class KeySlotsWritten(Message, frozen=True):

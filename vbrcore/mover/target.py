@@ -56,6 +56,7 @@ def run(control: Control) -> None:
         index_directory=Path(work.index_directory),
         fence=control.fence,
         encrypt=work.encrypt,
+        new_generation=work.new_generation,
     )
     try:
         _Target(control, work, writer).run()
@@ -84,7 +85,14 @@ class _Target:
             writer = self._writer
             damaged = tuple(sorted(writer.damaged))
             self._control.send(
-                Ready(str(self._intake.path), writer.points, damaged, writer.warnings, chain=writer.chain)
+                Ready(
+                    str(self._intake.path),
+                    writer.points,
+                    damaged,
+                    writer.warnings,
+                    chain=writer.chain,
+                    base_point_ids=writer.base_point_ids,
+                )
             )
             self._control.log("info", f"chain is open and locked, {len(writer.points)} points")
             while self._do(self._orders.get()):

@@ -26,6 +26,7 @@ def add_routes(routes: Routes) -> None:
     routes.add(operations.JOB_LIST, _list)
     routes.add(operations.JOB_SHOW, _show)
     routes.add(operations.JOB_RUN, _run)
+    routes.add(operations.JOB_FULL, _full)
     routes.add(operations.JOB_STOP, _stop)
     routes.add(operations.JOB_SCHEDULE, _schedule)
     routes.add(operations.JOB_RETENTION, _retention)
@@ -82,6 +83,12 @@ def _show(call: Call, request: types.ByName) -> types.JobView:
 def _run(call: Call, request: types.ByName) -> types.SessionStarted:
     job = find_job(call, request.name)
     session = call.service.start_session("backup", job_id=job.job_id, name=job.name, request={})
+    return types.SessionStarted(session.session_id, job.job_id)
+
+
+def _full(call: Call, request: types.JobFull) -> types.SessionStarted:
+    job = find_job(call, request.name)
+    session = call.service.start_session("backup", job_id=job.job_id, name=job.name, request={"full": request.kind})
     return types.SessionStarted(session.session_id, job.job_id)
 
 
