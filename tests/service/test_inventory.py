@@ -84,8 +84,8 @@ def test_repositories_are_made_once_and_never_over_something(client: Client, tmp
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
 
-    def add(name: str, path: Path | str, **values: int) -> t.RepositoryView:
-        return client.call(ops.REPOSITORY_ADD, t.RepositoryAdd(name, str(path), **{"reserve_bytes": 0, **values}))
+    def add(name: str, path: Path | str, slots: int | None = None, reserve_bytes: int | None = 0) -> t.RepositoryView:
+        return client.call(ops.REPOSITORY_ADD, t.RepositoryAdd(name, str(path), slots, reserve_bytes))
 
     view = add("main", tmp_path / "new" / "deep")
     assert (view.state, view.files, view.stored_bytes) == ("ok", 0, 0)

@@ -1,11 +1,13 @@
 """What a job keeps: how many points, for how long, and in whose days that is counted."""
 
-from typing import Final
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from vbrcore.model.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 # So many of the newest points of each machine stay whatever the rules say.
 MINIMUM_POINTS: Final = 3
@@ -60,8 +62,10 @@ def check(retention: Retention) -> None:
     zone_of(retention)
 
 
-def zone_of(retention: Retention) -> ZoneInfo:
+def zone_of(retention: Retention) -> "ZoneInfo":
     """Return the zone in which days are counted. Raises `InvalidValue`."""
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - takes longer to import than a mover has, which counts no days
+
     try:
         return ZoneInfo(retention.time_zone)
     except (OSError, ValueError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
