@@ -17,6 +17,7 @@ from vbrcore.api.types import (
 )
 from vbrcore.model.errors import ErrorInfo, ServiceUnavailable
 from vbrcore.model.job import Schedule
+from vbrcore.model.retention import Retention
 from vbrcore.model.session import SessionState, Totals
 
 ProcessKind = Literal["service", "job-manager", "transport", "mover"]
@@ -48,7 +49,8 @@ class Fixed:
 
 
 def job(name: str) -> JobView:
-    return JobView("j1", name, "lab", "main", ("*",), (), MIB, "fast", False, Schedule(), "success", None, None)
+    when, kept = Schedule(), Retention()
+    return JobView("j1", name, "lab", "main", ("*",), (), MIB, "fast", False, when, kept, "success", None, None)
 
 
 def task(number: int, machine: str, disk: str, state: str, **changes: object) -> TaskView:
