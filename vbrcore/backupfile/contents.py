@@ -114,7 +114,7 @@ def decode_contents(data: bytes, slot: Slot) -> tuple[Contents, bytes]:
     return contents, data[len(data) - gone_length :] if gone_length else b""
 
 
-def is_gone(gone: bytes, row: int) -> bool:
+def is_gone(gone: bytes | bytearray, row: int) -> bool:
     """Say whether bit `row` of the bitmap is set: least significant bit of the first byte first."""
     return bool(gone) and bool(gone[row >> 3] >> (row & 7) & 1)
 

@@ -27,7 +27,7 @@ def check_closure(point: Point, previous: Point | None, have: Have, fetch: Fetch
         base = bases.get(disk.disk_id)
         if base is not None:
             before = MapCursor(base.root, base.size_bytes, point.block_size_bytes, fetch)
-            skip = _same_as(before)
+            skip = same_as(before)
         for level, _, digest in walk(disk.root, disk.size_bytes, point.block_size_bytes, fetch, skip):
             checker.add(digest)
             if level:
@@ -35,7 +35,9 @@ def check_closure(point: Point, previous: Point | None, have: Have, fetch: Fetch
     checker.flush()
 
 
-def _same_as(before: MapCursor) -> Callable[[int, int, bytes], bool]:
+def same_as(before: MapCursor) -> Callable[[int, int, bytes], bool]:
+    """Return what tells of a node (level, index, digest) whether the other map has the same at its place."""
+
     def same(level: int, index: int, digest: bytes) -> bool:
         try:
             return before.node(level, index) == digest

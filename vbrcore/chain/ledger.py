@@ -1,7 +1,8 @@
 """What the contents lists of a chain say, and what the next one of this run will."""
 
+import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -115,6 +116,15 @@ class Ledger:
             self._listed[pending] = ()
         self.generation_id = pending
 
+    @contextlib.contextmanager
+    def within(self, generation_id: bytes) -> Iterator[None]:
+        """Write into another generation for a while."""
+        current, self.generation_id = self.generation_id, generation_id
+        try:
+            yield
+        finally:
+            self.generation_id = current
+
     def return_to(self, generation_id: bytes) -> None:
         """Go on in an earlier generation: the later one was given up."""
         self.generation_id = generation_id
@@ -146,7 +156,7 @@ class Ledger:
             uuid.uuid4().bytes,
             self.chain_id,
             self.generation_id,
-            self.run.block_size_bytes,
+            self._block_size_bytes(),
             FLAG_FULL if first else 0,
             features=FEATURE_ENCRYPTED if self.encrypted else 0,
             alignment_bytes=max(ALIGNMENT_BYTES, self._storage.alignment_bytes),
@@ -156,6 +166,10 @@ class Ledger:
         self._own_ids.add(slot.file_id)
         self._listed[self.generation_id] = (*listed, slot.file_id.hex())
         return file
+
+    def _block_size_bytes(self) -> int:
+        files = self.generation()
+        return files[-1].slot.block_size_bytes if files else self.run.block_size_bytes
 
     def unlist(self, *files: BackupFile) -> None:
         """Name these files no more in the lists to come: they are about to be removed, or were never committed."""

@@ -1,6 +1,8 @@
 """What points there are, said by the files, without lock or index."""
 
 from vbrcore.chain.files import ENDING, LOCK_NAME, file_names, read_files
+from vbrcore.chain.pins import read_pins
+from vbrcore.model.errors import ChainLocked
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Storage
 
@@ -28,12 +30,18 @@ def settled_points(storage: Storage, directory: str) -> tuple[Point, ...]:
 
 
 def delete_chain_files(storage: Storage, directory: str) -> None:
-    """Remove a chain: every backup file, under its lock, newest first, then the lock itself. Raises `ChainLocked`."""
+    """Remove a chain: every backup file, under its lock, newest first, then the lock itself.
+
+    Raises `ChainLocked` while it is written, or one of its points is being read.
+    """
     names = file_names(storage, directory)
     if not names:
         return
     lock = storage.lock(f"{directory}/{LOCK_NAME}")
     try:
+        pins = read_pins(storage, directory)
+        if pins:
+            raise ChainLocked(f"{directory}: a point of {pins[0].point.machine or 'this chain'} is being read")
         for name in reversed(file_names(storage, directory)):
             storage.remove(name)
         storage.sync_directory(f"{directory}/")

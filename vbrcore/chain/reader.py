@@ -1,7 +1,8 @@
 """Reading a chain without lock or index: its sorted tables are searched as they are."""
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
@@ -14,8 +15,9 @@ from vbrcore.backupfile.rows import KIND_PAGE, Row, unpack_row
 from vbrcore.backupfile.tables import read_rows, search
 from vbrcore.chain.files import ChainFiles, read_files
 from vbrcore.chain.index import intact_rows
+from vbrcore.chain.pins import Pin, Pinned
 from vbrcore.chain.readers import Readers
-from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, NotFound
+from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, NotFound, RepositoryReadOnly
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.storage.port import Storage
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # Up to this many rows the tables are read into memory (about 250 bytes a row) when the first digest is looked up.
 _LOADED_ROWS: Final = 128 * 1024
+# A chain's writer moves extents seldom, but may do so again while they are being looked for.
+_TRIES: Final = 3
 
 
 class Location(msgspec.Struct, frozen=True, gc=False):
@@ -41,30 +45,47 @@ class ChainReader:
     """
 
     def __init__(self, storage: Storage, directory: str, found: ChainFiles) -> None:
+        self._storage = storage
         self._directory = directory
-        self._files = found.files
+        # All files ever found, so that a location stays what it is; those from `_first` on are what there is now.
+        self._files = list(found.files)
+        self._first = 0
         self._found = found
         self._readers = Readers(storage)
-        self._damaged = {(damage.digest, damage.offset) for file in found.files for damage in file.contents.damaged}
-        self._load_lock = threading.Lock()
+        self._damaged = _damage_of(found)
+        self._load_lock = threading.RLock()
         self._loaded: dict[bytes, tuple[int, bytes]] | None = None
+        self._pin: Pin | None = None
         self._chain_key: ChainKey | None = None
         self.opener: ExtentOpener | None = None  # of the extents of an encrypted chain, after `unlock`
         self._warnings = [reason for _, reason in found.unreadable]
         self._warnings += [f"{directory}: file {file_id} of the chain is missing" for file_id in found.missing()]
 
     @classmethod
-    def open(cls, storage: Storage, directory: str) -> Self:
-        """Read the slots and contents lists of all files, nothing else.
+    def open(cls, storage: Storage, directory: str, pin: str = "") -> Self:
+        """Read the slots and contents lists of all files, nothing else. `pin`: a point to be kept until `close`.
 
-        Raises `NotFound` for a chain without files, `FormatInvalid` when none of them is readable, `FormatNewer`.
+        A read-only repository has no writer, so nothing needs a pin there. Raises `NotFound` for a chain without files
+        (or without that point), `FormatInvalid` when none of them is readable, `FormatNewer`.
         """
-        found = read_files(storage, directory, pass_over_failed=True)
-        if not found.files:
-            if found.unreadable:
-                raise FormatInvalid(found.unreadable[0][1])
-            raise NotFound(f"there are no backup files in {directory}")
-        return cls(storage, directory, found)
+        reader = cls(storage, directory, _read(storage, directory))
+        try:
+            if pin:
+                reader._keep(pin)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _keep(self, point_id: str) -> None:
+        """Pin a point, then look whether it is there still."""
+        self.point(point_id)
+        where = next(f for f in self._found.files for p in f.contents.points if p.point_id == point_id)
+        point = next(point for point in self.points if point.point_id == point_id)
+        with contextlib.suppress(RepositoryReadOnly):
+            self._pin = Pin.make(self._storage, self._directory, Pinned(point, where.slot.generation_id.hex()))
+            self._look_again()
+            self.point(point_id)
 
     @property
     def encrypted(self) -> bool:
@@ -94,7 +115,7 @@ class ChainReader:
     @property
     def damaged(self) -> frozenset[bytes]:
         """Digests that the chain names as damaged and that have no other row."""
-        return frozenset(digest for digest, _ in self._damaged if self.find(digest) is None)
+        return frozenset(digest for digest, _ in self._damaged if self._find(digest) is None)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -117,11 +138,28 @@ class ChainReader:
         return open_point(point, self._chain_key, self.chain_id)
 
     def find(self, digest: bytes) -> Location | None:
-        """Return where an intact extent of `digest` is. Raises `FormatInvalid` for a row that cannot be true."""
-        if sum(file.contents.rows for file in self._files) <= _LOADED_ROWS:
+        """Return where an intact extent of `digest` is. Raises `FormatInvalid` for a row that cannot be true.
+
+        What a pin keeps is somewhere: if it is not found, the chain's writer has moved it, and it is looked for again.
+        """
+        for _ in range(_TRIES):
+            try:
+                found = self._find(digest)
+            except NotFound:  # a file was removed, which so far nobody had read from
+                found = None
+            else:
+                if found is not None or self._pin is None:
+                    return found
+            self._look_again()
+        return self._find(digest)
+
+    def _find(self, digest: bytes) -> Location | None:
+        with self._load_lock:
+            files, first, damaged = self._found.files, self._first, self._damaged
+        if sum(file.contents.rows for file in files) <= _LOADED_ROWS:
             found = self._tables().get(digest)
         else:
-            found = self._search(digest)
+            found = self._search(digest, files, first, damaged)
         if found is None:
             return None
         file, packed = found
@@ -129,9 +167,42 @@ class ChainReader:
         return Location(file, offset, row)
 
     def read_stored(self, location: Location, buffer: bytearray | memoryview) -> None:
-        """Fill `buffer` (exactly `row.stored_length` bytes) and verify header and checksum. Raises `DataCorrupt`."""
+        """Fill `buffer` (exactly `row.stored_length` bytes) and verify header and checksum. Raises `DataCorrupt`.
+
+        An extent that is not there any more is looked for again: the chain's writer may have moved it.
+        """
+        try:
+            self._read_from(location, buffer)
+        except (DataCorrupt, NotFound) as error:
+            moved = self._moved(location)
+            if moved is None:
+                raise error if isinstance(error, DataCorrupt) else DataCorrupt(str(error)) from error
+            self._read_from(moved, buffer)
+
+    def _read_from(self, location: Location, buffer: bytearray | memoryview) -> None:
         reader = self._readers.get(self._files[location.file].name)
         read_stored(reader, location.offset, location.row, buffer)
+
+    def _moved(self, old: Location) -> Location | None:
+        """Return where the same stored bytes are now; None where that is no other place."""
+        with self._load_lock:
+            if old.file >= self._first:
+                self._look_again()
+        new = self.find(old.row.digest)
+        if new is None or new.row != old.row:
+            return None
+        places = [(self._files[location.file].name, location.offset) for location in (old, new)]
+        return new if places[0] != places[1] else None
+
+    def _look_again(self) -> None:
+        """Read what the files say now."""
+        found = _read(self._storage, self._directory)
+        with self._load_lock:
+            self._first = len(self._files)
+            self._files += found.files
+            self._found = found
+            self._damaged = _damage_of(found)
+            self._loaded = None
 
     def block(self, digest: bytes) -> bytes:
         """Return the verified raw content of a block, page or configuration.
@@ -160,6 +231,8 @@ class ChainReader:
     def close(self) -> None:
         """Idempotent."""
         self._readers.close()
+        if self._pin is not None:
+            self._pin.release()
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +245,7 @@ class ChainReader:
         with self._load_lock:
             if self._loaded is None:
                 loaded: dict[bytes, tuple[int, bytes]] = {}
-                for number, file in enumerate(self._files):
+                for number, file in enumerate(self._found.files, self._first):
                     self._load(number, file, loaded)
                 self._loaded = loaded
             return self._loaded
@@ -190,16 +263,31 @@ class ChainReader:
                     loaded[packed[:DIGEST_BYTES]] = number, packed
             first_row += part.rows
 
-    def _search(self, digest: bytes) -> tuple[int, bytes] | None:
-        for number, file in enumerate(self._files):
+    def _search(
+        self, digest: bytes, files: Sequence[BackupFile], first: int, known: set[tuple[bytes, int]]
+    ) -> tuple[int, bytes] | None:
+        for number, file in enumerate(files, first):
             reader = self._readers.get(file.name)
             first_row = 0
             for part in file.contents.tables:
                 hit = search(reader, part, digest)
                 if hit is not None:
                     position, packed = hit
-                    damaged = (digest, unpack_row(packed)[1]) in self._damaged
+                    damaged = (digest, unpack_row(packed)[1]) in known
                     if not damaged and not is_gone(file.gone, first_row + position):
                         return number, packed
                 first_row += part.rows
         return None
+
+
+def _read(storage: Storage, directory: str) -> ChainFiles:
+    found = read_files(storage, directory, pass_over_failed=True)
+    if not found.files:
+        if found.unreadable:
+            raise FormatInvalid(found.unreadable[0][1])
+        raise NotFound(f"there are no backup files in {directory}")
+    return found
+
+
+def _damage_of(found: ChainFiles) -> set[tuple[bytes, int]]:
+    return {(damage.digest, damage.offset) for file in found.files for damage in file.contents.damaged}

@@ -4,29 +4,33 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer
 from vbrcore.backupfile.contents import Damage, KeySlot
 from vbrcore.backupfile.file import BackupFile, content_of, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
 from vbrcore.backupfile.rows import HEADER_BYTES, KIND_PAGE, Row, check_row, pack_row, unpack_row
-from vbrcore.backupfile.tables import merge, read_rows
 from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
 from vbrcore.chain.closure import check_closure
+from vbrcore.chain.due import Due
+from vbrcore.chain.eviction import GivenBack
 from vbrcore.chain.files import LOCK_NAME, sort_points
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.chain.index import DedupIndex, IndexFailed
+from vbrcore.chain.keeping import compact, give_back, newest_points
 from vbrcore.chain.ledger import Ledger, Run
 from vbrcore.chain.lost import find_lost
-from vbrcore.chain.readers import Readers
+from vbrcore.chain.pins import read_pins
+from vbrcore.chain.synthetic import synthetic_full
+from vbrcore.chain.upkeep import Upkeep, sealed_tables
+from vbrcore.chain.view import View
 from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, InvalidValue, StorageFailed, VbrError
 from vbrcore.model.point import Point
+from vbrcore.storage.capabilities import StorageClass
 from vbrcore.storage.port import Lock, Storage
 
 __all__ = ["HAVE", "SEND", "WAIT", "ChainWriter"]
-
-_MERGE_ROWS: Final = 256 * 1024
 
 
 class ChainWriter:
@@ -73,7 +77,10 @@ class ChainWriter:
             index = DedupIndex(Path(index_directory) / ledger.chain_id.hex(), ledger.generation_id)
             try:
                 ledger.warnings += index.update(storage, ledger.generation())
-                return cls(storage, lock, ledger, index, fence)
+                where = Path(index_directory) / ledger.chain_id.hex()
+                return cls(
+                    Upkeep(storage, directory, ledger=ledger, index=index, fence=fence, index_directory=where), lock
+                )
             except BaseException:
                 index.close()
                 raise
@@ -81,15 +88,15 @@ class ChainWriter:
             lock.release()
             raise
 
-    def __init__(
-        self, storage: Storage, lock: Lock, ledger: Ledger, index: DedupIndex, fence: Callable[[], None]
-    ) -> None:
-        self._storage = storage
+    def __init__(self, upkeep: Upkeep, lock: Lock) -> None:
+        self._upkeep = upkeep
+        self._storage = upkeep.storage
         self._chain_lock = lock
-        self._ledger = ledger
-        self._index = index
-        self._fence = fence
-        self._readers = Readers(storage)
+        ledger = self._ledger = upkeep.ledger
+        self._index = upkeep.index
+        self._fence = upkeep.fence
+        self._readers = upkeep.readers
+        self._due = Due(upkeep.index_directory)
         self._arrivals = Arrivals()
         self._commit_lock = threading.RLock()
         # Guards which file is written to (`_file`), by how many threads, and whether it is about to change.
@@ -149,7 +156,7 @@ class ChainWriter:
     def stored_bytes(self) -> int:
         """Bytes this writer has appended to backup files."""
         with self._file_state:
-            return self._finished_bytes + (self._file.appended_bytes if self._file else 0)
+            return self._finished_bytes + self._upkeep.written_bytes + (self._file.appended_bytes if self._file else 0)
 
     def lookup(self, digests: Sequence[bytes], owner: int) -> bytes:
         """Return one of `HAVE`, `WAIT`, `SEND` per digest; `SEND` is a promise to `owner` until it appends.
@@ -241,11 +248,16 @@ class ChainWriter:
             if file is not None and self._checkpoint_due():
                 self._commit(file, file.file.contents.points)
 
-    def forget(self, point_ids: Iterable[str]) -> None:
-        """Write contents lists without these points, both slots. Ids that are not there are passed over."""
-        unwanted = frozenset(point_ids)
+    def forget(self, point_ids: Iterable[str]) -> tuple[str, ...]:
+        """Write contents lists without these points, both slots; return their ids.
+
+        Ids that are not there are passed over, and points that are being read: `pinned` says which.
+        """
         with self._commit_lock:
             self._check_usable()
+            pinned = self.pinned
+            unwanted = {point.point_id for point in self._ledger.points()}.intersection(point_ids) - pinned
+            self._due.forgetting(unwanted, self._ledger.generation())
             for file in list(self._ledger.files.values()):
                 kept = tuple(point for point in file.contents.points if point.point_id not in unwanted)
                 if len(kept) == len(file.contents.points):
@@ -254,6 +266,50 @@ class ChainWriter:
                     self._commit(self._file, kept, both=True)
                 else:
                     self._rewrite_contents(file, kept)
+            return tuple(sorted(unwanted))
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """Ids of points that are being read now; they are not forgotten meanwhile."""
+        pins = read_pins(self._storage, self._upkeep.directory)
+        return frozenset(pin.point.point_id for pin in pins)
+
+    def give_back(self, storage_class: StorageClass, *, force: bool = False) -> GivenBack | None:
+        """Give back what no kept and no pinned point needs; None: less than 3 % can be dead, and nothing was done.
+
+        The run's file is sealed first; what is appended later starts another. No source may be sending: what belongs
+        to no point goes. What prevents it is a warning; errors of the storage end the writer.
+        """
+        with self._upkeeping():
+            files = tuple(self._ledger.files.values())
+            if not force and not self._due.is_due(files):
+                return None
+            done = give_back(self._upkeep, storage_class, all_of_it=force)
+            self._due.done()
+            return done
+
+    def compact(self, storage_class: StorageClass, *, rewrite: bool = False) -> GivenBack:
+        """Move what lives out of files without points or with much that is dead, and give back the rest.
+
+        `rewrite`: all of it, copied in the order of the disks. As with `give_back`, no source may be sending.
+        """
+        with self._upkeeping():
+            return compact(self._upkeep, storage_class, rewrite=rewrite)
+
+    def synthetic_full(self, storage_class: StorageClass, point_ids: Iterable[str] | None = None) -> GivenBack:
+        """Start a generation with these points (default: the newest of each machine), and go on in it.
+
+        Nothing goes from the old one. Raises `BlocksMissing`, `DataCorrupt`, `InvalidValue`: all is then as it was.
+        """
+        with self._upkeeping(BlocksMissing, DataCorrupt, InvalidValue):
+            view = View(self._upkeep, self._ledger.generation_id, self._index)
+            wanted = newest_points(view) if point_ids is None else list(point_ids)
+            done = synthetic_full(self._upkeep, storage_class, wanted)
+            self._index = self._upkeep.index
+            self._degraded, self._lost, self._named_damaged = False, frozenset(), []
+            self._spoilt.clear()
+            self._healed.clear()
+            return done
 
     def set_key_slots(self, key_slots: tuple[KeySlot, ...]) -> int:
         """Wrap the key of an encrypted chain like this: in all its files, and in those to come.
@@ -386,16 +442,9 @@ class ChainWriter:
                 self._ledger.unlist(file.file)
             else:
                 self._ledger.check_not_replaced()
-                contents = file.file.contents
-                tables = contents.tables
-                if rows:
-                    tables = (*tables, file.write_table(rows, len(rows)))
-                if len(tables) > 1:
-                    reader = self._readers.get(file.file.name)
-                    step_rows = max(64, min(4096, _MERGE_ROWS // len(tables)))
-                    merged = merge([read_rows(reader, part, step_rows) for part in tables])
-                    tables = (file.write_table(merged, sum(part.rows for part in tables)),)
-                file.commit(self._ledger.contents(contents.points, tables), sealed=True, both=True)
+                tables = sealed_tables(file, self._readers.get(file.file.name), rows)
+                points = file.file.contents.points
+                file.commit(self._ledger.contents(points, tables), sealed=True, both=True)
                 self._settle(file, rows)
         file.close()
         with self._file_state:
@@ -427,16 +476,26 @@ class ChainWriter:
     def _rewrite_contents(
         self, file: BackupFile, points: tuple[Point, ...], damaged: tuple[Damage, ...] | None = None
     ) -> None:
-        damaged = file.contents.damaged if damaged is None else damaged
         with self._ending_on_error():
-            self._ledger.check_not_replaced()
-            writer = FileWriter.modify(self._storage, file, self._fence)
-            try:
-                writer.commit(self._ledger.rewritten(file, points, damaged), file.gone, both=True)
-            finally:
-                writer.close()
-                self._finished_bytes += writer.appended_bytes
-        self._ledger.note(writer.file)
+            self._upkeep.check()
+            self._upkeep.rewrite(file, points, damaged)
+
+    @contextlib.contextmanager
+    def _upkeeping(self, *survived: type[VbrError]) -> Iterator[None]:
+        """Seal the run's file and keep others away; errors end the writer, unless they are among `survived`."""
+        with self._commit_lock:
+            self._check_usable()
+            self._upkeep.file_limit_bytes = self.file_limit_bytes
+            with self._held_file() as file:
+                if file is not None:
+                    self._seal_file(file)
+                self._mark_healed()
+                self._healed.clear()
+                with self._ending_on_error(*survived):
+                    try:
+                        yield
+                    except IndexFailed as error:
+                        raise StorageFailed(str(error)) from error
 
     def _checkpoint_due(self) -> bool:
         file = self._file
@@ -446,10 +505,12 @@ class ChainWriter:
         return grown_bytes >= self.checkpoint_bytes or len(self._arrivals) >= self.checkpoint_rows
 
     @contextlib.contextmanager
-    def _ending_on_error(self) -> Iterator[None]:
+    def _ending_on_error(self, *survived: type[VbrError]) -> Iterator[None]:
         """Whatever fails half-way through a commit ends this writer: committed points stand, nothing else is said."""
         try:
             yield
+        except survived:
+            raise
         except VbrError as error:
             self._failure = error
             raise
