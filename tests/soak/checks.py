@@ -2,11 +2,12 @@
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.soak.lab import DISKS, Done, Lab, Operation, sha256_of_image
+from tests.soak.lab import DISKS, KEPT_POINTS, Done, Lab, Operation, sha256_of_image
 from tests.soak.victims import Blow, Watch
 from vbrcore.chain.files import LOCK_NAME
 from vbrcore.model.point import Point
@@ -99,21 +100,67 @@ def answer(operation: Operation, done: Done, sessions: Iterable[Session], blows:
     return []
 
 
-def points(lab: Lab, seen: set[str], maybe_gone: set[str], *, settled: bool) -> list[str]:
+def points(
+    lab: Lab, seen: Mapping[str, Point], deleted: Mapping[str, Point], maybe_gone: set[str], *, settled: bool
+) -> list[str]:
     """Points seen before are there still, in the files and in the listing. `settled`: both say exactly the same.
 
-    `maybe_gone` are those that a session which did not end well was to delete.
+    `deleted` are those that a session of this round was to delete, `maybe_gone` those where it did not end well.
+    What retention lets go may be gone, too; it may have counted what was deleted then.
     """
-    in_files = {point.point_id for point in _points_in_files(lab)}
-    listed = {view["point_id"] for view in lab.must("point", "list")}
-    certain = seen - maybe_gone
+    found = {point.point_id: point for point in _points_in_files(lab)}
+    expired = _expired({**seen, **deleted, **found}.values(), found.keys() | deleted.keys())
+    in_files, listed = set(found), {view["point_id"] for view in lab.must("point", "list")}
+    certain = seen.keys() - maybe_gone - expired
     failures = [f"point {point_id} is lost from the files" for point_id in certain - in_files]
     failures += [f"point {point_id} is not listed any more" for point_id in certain - listed]
-    failures += [f"point {point_id} is listed but in no file" for point_id in listed - in_files - maybe_gone]
     if settled:
         failures += [f"point {point_id} stands in the files and is not listed" for point_id in in_files - listed]
-        failures += [f"point {point_id} is listed but in no file" for point_id in listed - in_files]
+        maybe_gone = expired = set()
+    failures += [f"point {point_id} is listed but in no file" for point_id in listed - in_files - maybe_gone - expired]
     return failures
+
+
+def kept(lab: Lab, jobs: Iterable[str]) -> list[str]:
+    """Jobs whose last session went well keep what they say, and no more."""
+    found = _points_in_files(lab)
+    beyond = _expired(found, {point.point_id for point in found})
+    return [
+        f"point {point.point_id} of {point.machine} stays although {point.job_name} keeps {KEPT_POINTS}"
+        for point in found
+        if point.point_id in beyond and point.job_name in jobs
+    ]
+
+
+def newest(found: Iterable[Point], count: int) -> set[str]:
+    """Return the ids of the newest points of each machine in each job."""
+    chosen: set[str] = set()
+    by_machine: dict[tuple[str, str], list[Point]] = {}
+    for point in found:
+        by_machine.setdefault((point.job_id, point.machine_id), []).append(point)
+    for of_machine in by_machine.values():
+        of_machine.sort(key=lambda point: point.sequence)
+        chosen.update(point.point_id for point in of_machine[-count:])
+    return chosen
+
+
+def _expired(all_points: Iterable[Point], there: Collection[str]) -> set[str]:
+    """Return what the jobs' policy lets go: as many newer points of the same machine as it keeps are there."""
+    every = list(all_points)
+    stay = newest((point for point in every if point.point_id in there), KEPT_POINTS)
+    oldest: dict[tuple[str, str], int] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for point in every:
+        if point.point_id in stay:
+            key = point.job_id, point.machine_id
+            oldest[key] = min(oldest.get(key, point.sequence), point.sequence)
+            counts[key] += 1
+    return {
+        point.point_id
+        for point in every
+        if counts[point.job_id, point.machine_id] >= KEPT_POINTS
+        and point.sequence < oldest[point.job_id, point.machine_id]
+    }
 
 
 def restored(lab: Lab, chosen: Iterable[Point], rng: random.Random) -> list[str]:
@@ -163,9 +210,11 @@ def repository(lab: Lab) -> list[str]:
         known.update(file.name for file in chain.files)
         failures += [f"{name} cannot be read: {reason}" for name, reason in chain.unreadable]
         failures += [f"{directory}: file {file_id} is missing" for file_id in chain.missing()]
-        listed = set(chain.newest.contents.generation_files) if chain.newest else set()
+        lists = {file.slot.generation_id: file.contents.generation_files for file in chain.files}  # the newest of each
         failures += [
-            f"{file.name} stands in no contents list" for file in chain.files if file.file_id.hex() not in listed
+            f"{file.name} stands in no contents list"
+            for file in chain.files
+            if file.file_id.hex() not in lists[file.slot.generation_id]
         ]
         storage = lab.storage()
         for file in chain.files:

@@ -27,6 +27,7 @@ from vbrcore.storage.port import Storage
 from vbrcore.storage.repository import open_repository
 
 JOBS: Final = {"nightly": ("*",), "hourly": ("db",)}
+KEPT_POINTS: Final = 5  # of each machine, by each job
 COMMAND_TIMEOUT_S: Final = 240.0
 
 
@@ -114,6 +115,7 @@ class Lab:
         for name, patterns in JOBS.items():
             self.must(
                 *("job", "create", name, "--hypervisor", "lab", "--repository", "main", "--compression", "high"),
+                *("--keep", str(KEPT_POINTS)),
                 *(word for pattern in patterns for word in ("--machine", pattern)),
             )
 
@@ -123,8 +125,8 @@ class Lab:
             if self._rng.random() < 0.25:
                 continue
             with self._twin(disk).open("r+b") as file:
-                for _ in range(self._rng.randint(1, 4)):
-                    length = self._rng.randint(4096, disk.size_mib * MIB // 6)
+                for _ in range(self._rng.randint(1, 5)):
+                    length = self._rng.randint(4096, disk.size_mib * MIB // 4)
                     file.seek(self._rng.randrange(disk.size_mib * MIB - length) // 512 * 512)
                     zeros = self._rng.random() < 0.15
                     file.write(bytes(length) if zeros else disk_bytes(self._rng.randrange(1 << 30), length))
@@ -206,6 +208,9 @@ class Lab:
     def said(self, text: str, since: frozenset[Path]) -> bool:
         """Tell whether a session log that is not in `since` has a line with `text`."""
         return any(text in path.read_text(errors="replace") for path in self.logs() - since)
+
+    def backup_files(self) -> frozenset[Path]:
+        return frozenset(self.repository.glob("*/*.vbf"))
 
     def logs(self) -> frozenset[Path]:
         return frozenset((self.home / "log").glob("*/*.jsonl"))

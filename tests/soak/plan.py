@@ -7,7 +7,7 @@ import msgspec
 
 Service = Literal["resident", "on-demand"]
 Blow = Literal["kill", "pause", "hang"]
-Moment = Literal["any", "birth", "life", "phase"]
+Moment = Literal["any", "birth", "life", "phase", "write"]
 
 # A client that is killed hurts nobody; it is hit now and then to see that.
 ROLES: Final = ("job-manager", "transport", "source", "target", "restore", "service", "qemu", "command")
@@ -21,18 +21,22 @@ PHASES: Final = (
     "transferred",
     "committed",
     "snapshot released",
+    " goes: ",
+    "retention: ",
     "sealed",
     "success: read",
 )
 _TYPICAL_S: Final = 1.2  # a round's sessions
 _BIRTH_S: Final = 0.03
+_WRITE_S: Final = 0.3  # from the first extent to the first point
 
 
 class Hit(msgspec.Struct, frozen=True):
     """`role` is who is wanted; where no such process lives, any other takes its place.
 
     `any`: `delay_s` after the round began. `birth` and `life`: after the role's process was seen first. `phase`: after
-    a line with `phase` was logged. `pause_s`: how long a stopped process stays stopped.
+    a line with `phase` was logged. `write`: after a backup file was begun. `pause_s`: how long a stopped process stays
+    stopped.
     """
 
     blow: Blow
@@ -44,10 +48,13 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`beside` are the operations that run beside the job, each with its delay."""
+    """`full`: the job reads everything again. `detached`: nobody waits for it. `beside` are the operations that run
+    beside it, each with its delay.
+    """
 
     service: Service
     job: str
+    full: bool
     detached: bool
     changed_again: bool
     beside: tuple[tuple[str, float], ...]
@@ -67,7 +74,8 @@ def draw(seed: str, *, hangs: bool) -> Plan:
     return Plan(
         service=rng.choice(("resident", "on-demand")),
         job="nightly" if rng.random() < 0.8 else "hourly",
-        detached=rng.random() < 0.2,
+        full=(full := rng.random() < 0.1),
+        detached=not full and rng.random() < 0.2,
         changed_again=rng.random() < 0.5,
         beside=tuple(beside),
         hits=tuple(hits),
@@ -76,12 +84,13 @@ def draw(seed: str, *, hangs: bool) -> Plan:
 
 def _hit(rng: random.Random, *, hangs: bool) -> Hit:
     role = rng.choices(ROLES, _ROLE_WEIGHTS)[0]
-    moment: Moment = rng.choices(("any", "birth", "life", "phase"), (30, 15, 25, 30))[0]
+    moment: Moment = rng.choices(("any", "birth", "life", "phase", "write"), (25, 12, 20, 25, 18))[0]
     delay_s = {
         "any": rng.uniform(0.0, _TYPICAL_S),
         "birth": rng.uniform(0.0, _BIRTH_S),
         "life": rng.uniform(0.0, _TYPICAL_S / 2),
         "phase": rng.choice((0.0, rng.uniform(0.0, _BIRTH_S))),
+        "write": rng.uniform(0.0, _WRITE_S),
     }[moment]
     blow: Blow = rng.choices(("kill", "pause", "hang"), (88, 10, 2 if hangs else 0))[0]
     pause_s = {"kill": 0.0, "pause": rng.uniform(0.05, 2.5), "hang": rng.uniform(20.0, 80.0)}[blow]

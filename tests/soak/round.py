@@ -17,7 +17,7 @@ from tests.soak.victims import Blow, Striker, Watch
 from vbrcore.model.point import Point
 from vbrcore.model.session import Session
 
-_MOST_POINTS: Final = 18
+_SAFE_POINTS: Final = 3  # of each machine: no session of a round lets them go
 _DETACHED_S: Final = 2.0
 
 
@@ -40,7 +40,8 @@ class Rounds:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._watch = Watch(lab.home)
-        self._seen: set[str] = set()
+        self._seen: dict[str, Point] = {}
+        self._deleted: dict[str, Point] = {}
         self._maybe_gone: set[str] = set()
         self._points: dict[str, Point] = {}
         self._wanted: dict[Path, tuple[Operation, dict[str, str]]] = {}
@@ -99,14 +100,15 @@ class Rounds:
 
     def _strike(self, record: Record, directory: Path, rng: random.Random) -> list[tuple[Operation, Done]]:
         """Run the sessions of the plan, hit them, and wait until their commands have ended."""
-        logs = self._lab.logs()
+        logs, files = self._lab.logs(), self._lab.backup_files()
         with self._started(record.plan, directory, rng) as operations:
             self._began = time.monotonic()
             striker = Striker(
                 self._watch,
                 rng,
-                lambda text: self._lab.said(text, logs),
-                lambda: any(one.running() for one in operations) or bool(self._watch.of_sessions()),
+                said=lambda text: self._lab.said(text, logs),
+                writes=lambda: bool(self._lab.backup_files() - files),
+                running=lambda: any(one.running() for one in operations) or bool(self._watch.of_sessions()),
             )
             for hit in record.plan.hits:
                 if (blow := striker.strike(hit)) is not None:
@@ -123,12 +125,14 @@ class Rounds:
         """Start what runs beside each other. The delays of what runs beside the job count before the first hit."""
         operations: list[Operation] = []
         self._wanted = {}
-        self._deleted = set[str]()
-        free = list(self._points.values())
+        self._deleted = {}
+        safe = checks.newest(self._points.values(), _SAFE_POINTS)
+        free = [point for point in self._points.values() if point.point_id in safe]
         rng.shuffle(free)
         try:
             detach = ["--detach"] if plan.detached else []
-            operations.append(Operation(self._lab, "job", directory, "job", "run", plan.job, *detach))
+            command = ["full", plan.job, "--active"] if plan.full else ["run", plan.job, *detach]
+            operations.append(Operation(self._lab, "job", directory, "job", *command))
             for name, delay_s in sorted(plan.beside, key=lambda pair: pair[1]):
                 time.sleep(delay_s / len(plan.beside))
                 operations += self._beside(name, plan, directory, rng, free)
@@ -163,12 +167,8 @@ class Rounds:
         elif name == "verify":
             operation = Operation(lab, name, directory, "verify", point.point_id, "--deep")
         else:
-            chosen = [point.point_id]
-            # As many as there are too many, of one job or of both.
-            while free and len(self._points) - len(chosen) > _MOST_POINTS:
-                chosen.append(free.pop().point_id)
-            self._deleted = set(chosen)
-            operation = Operation(lab, name, directory, "point", "delete", *chosen)
+            self._deleted = {point.point_id: point}
+            operation = Operation(lab, name, directory, "point", "delete", point.point_id)
         yield operation
 
     def _note_deleted(self, sessions: list[Session]) -> None:
@@ -177,9 +177,9 @@ class Rounds:
             return
         results = [session.result for session in sessions if session.kind == "delete"]
         if results and results[0] in checks.SERVED:
-            self._seen -= self._deleted
+            self._seen = {name: point for name, point in self._seen.items() if name not in self._deleted}
         else:
-            self._maybe_gone |= self._deleted
+            self._maybe_gone |= self._deleted.keys()
 
     def _outcome(self, answers: list[tuple[Operation, Done]]) -> dict[Path, tuple[Done, dict[str, str]]]:
         done = dict(answers)
@@ -199,15 +199,15 @@ class Rounds:
             lab.remember()
             if done.code or done.answer["result"] != "success":
                 failures.append(f"the next session of {job} does not succeed: {done.answer} {done.errors.strip()}")
-        return failures + self._look(settled=True) + checks.repository(lab) + checks.slots(lab)
+        failures += self._look(settled=True) + checks.kept(lab, jobs)
+        return failures + checks.repository(lab) + checks.slots(lab)
 
     def _look(self, *, settled: bool) -> list[str]:
         """Compare points with what was there, and note what is there now."""
-        failures = checks.points(self._lab, self._seen, self._maybe_gone, settled=settled)
+        failures = checks.points(self._lab, self._seen, self._deleted, self._maybe_gone, settled=settled)
         self._points = {point.point_id: point for chain in self._lab.chains().values() for point in chain.points()}
-        self._seen |= set(self._points)
+        self._seen = dict(self._points) if settled else self._seen | self._points
         if settled:
-            self._seen = set(self._points)
             self._maybe_gone = set()
         return failures
 

@@ -103,14 +103,24 @@ def _after(words: list[str], name: str) -> str:
 
 
 class Striker:
-    """Carries out the hits of one round; `said` tells whether a session's log of this round has a line with a text."""
+    """Carries out the hits of one round.
+
+    `said`: does a session's log of this round have a line with a text? `writes`: is there a backup file of this round?
+    """
 
     def __init__(
-        self, watch: Watch, rng: random.Random, said: Callable[[str], bool], running: Callable[[], bool]
+        self,
+        watch: Watch,
+        rng: random.Random,
+        *,
+        said: Callable[[str], bool],
+        writes: Callable[[], bool],
+        running: Callable[[], bool],
     ) -> None:
         self._watch = watch
         self._rng = rng
         self._said = said
+        self._writes = writes
         self._running = running
         self._began = time.monotonic()
 
@@ -118,6 +128,8 @@ class Striker:
         """Wait for the moment and strike. Returns None where all was over by then."""
         if hit.moment == "phase":
             self._wait(lambda: self._said(hit.phase))
+        elif hit.moment == "write":
+            self._wait(self._writes)
         elif hit.moment != "any":
             self._wait(lambda: any(one.role == hit.role for one in self._watch.living()))
         time.sleep(hit.delay_s)
