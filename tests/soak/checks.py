@@ -201,8 +201,12 @@ def outputs(lab: Lab, wanted: dict[Path, tuple[Done, dict[str, str]]]) -> list[s
     return failures + [f"{name} is left by a restore" for name in left]
 
 
-def repository(lab: Lab) -> list[str]:
-    """There is nothing in the repository that its files do not name, and nothing behind their ends."""
+def repository(lab: Lab, jobs: Collection[str]) -> list[str]:
+    """There is nothing in the repository that its files do not name, and nothing behind their ends.
+
+    What a reader that was killed left pinned goes with the next session of its chain, so only those of `jobs` are free
+    of that.
+    """
     failures = []
     known = {IDENTITY_NAME}
     for directory, chain in lab.chains().items():
@@ -222,7 +226,8 @@ def repository(lab: Lab) -> list[str]:
             if behind >= 4096:
                 failures.append(f"{file.name}: {behind} bytes lie behind its end")
     there = {str(path.relative_to(lab.repository)) for path in lab.repository.rglob("*") if path.is_file()}
-    return failures + [f"{name} is a stranger in the repository" for name in there - known]
+    pins = {name for name in there if "/pin-" in name and name.partition("_")[0] not in jobs}
+    return failures + [f"{name} is a stranger in the repository" for name in there - known - pins]
 
 
 def slots(lab: Lab) -> list[str]:

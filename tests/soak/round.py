@@ -200,7 +200,7 @@ class Rounds:
             if done.code or done.answer["result"] != "success":
                 failures.append(f"the next session of {job} does not succeed: {done.answer} {done.errors.strip()}")
         failures += self._look(settled=True) + checks.kept(lab, jobs)
-        return failures + checks.repository(lab) + checks.slots(lab)
+        return failures + checks.repository(lab, jobs) + checks.slots(lab)
 
     def _look(self, *, settled: bool) -> list[str]:
         """Compare points with what was there, and note what is there now."""
