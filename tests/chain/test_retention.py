@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vbrcore.chain.clock import clock_doubt
+from vbrcore.chain.clock import ClockReading, clock_doubt
 from vbrcore.chain.retention import Reason, Verdict, decide
 from vbrcore.model.errors import InvalidValue
 from vbrcore.model.point import Point
@@ -372,31 +372,32 @@ def test_without_a_trusted_clock_nothing_goes_if_any_rule_looks_at_it(name: str)
 
 
 def test_a_clock_is_trusted_that_goes_as_expected() -> None:
-    assert clock_doubt(NOW, newest_point=None, last_seen=None, last_uptime_s=None, uptime_s=None) == ""
-    assert clock_doubt(NOW, newest_point=NOW, last_seen=None, last_uptime_s=5.0, uptime_s=9.0) == ""
     week = 7 * DAY
-    seen = {"newest_point": NOW - week, "last_seen": NOW - week}
-    assert clock_doubt(NOW, **seen, last_uptime_s=1000.0, uptime_s=1000.0 + week) == ""
-    assert clock_doubt(NOW + DAY, **seen, last_uptime_s=1000.0, uptime_s=1000.0 + week) == ""
-    assert clock_doubt(NOW, newest_point=None, last_seen=NOW - DAY, last_uptime_s=1000.0, uptime_s=10.0) == ""
+    assert clock_doubt(ClockReading(NOW, 9.0), newest_point=None, last=None) == ""
+    assert clock_doubt(ClockReading(NOW, 9.0), newest_point=NOW, last=None) == ""
+    last = ClockReading(NOW - week, 1000.0)
+    assert clock_doubt(ClockReading(NOW, 1000.0 + week), newest_point=NOW - week, last=last) == ""
+    assert clock_doubt(ClockReading(NOW + DAY, 1000.0 + week), newest_point=NOW - week, last=last) == ""
+    assert clock_doubt(ClockReading(NOW, 10.0), newest_point=None, last=ClockReading(NOW - DAY, 1000.0)) == ""
 
 
 def test_a_clock_behind_the_newest_point_is_in_doubt() -> None:
-    text = clock_doubt(NOW, newest_point=NOW + 60, last_seen=None, last_uptime_s=None, uptime_s=None)
+    text = clock_doubt(ClockReading(NOW, 9.0), newest_point=NOW + 60, last=None)
     assert text == "the clock shows 2026-11-18 12:00 UTC, which is before the newest point (2026-11-18 12:01 UTC)"
-    assert "1e+300" in clock_doubt(NOW, newest_point=1e300, last_seen=None, last_uptime_s=None, uptime_s=None)
+    assert "1e+300" in clock_doubt(ClockReading(NOW, 9.0), newest_point=1e300, last=None)
 
 
 def test_a_clock_that_ran_ahead_is_in_doubt() -> None:
-    seen = {"newest_point": NOW - 9 * DAY, "last_seen": NOW - 8 * DAY}
-    text = clock_doubt(NOW, **seen, last_uptime_s=0.0, uptime_s=6 * DAY)
+    newest = NOW - 9 * DAY
+    text = clock_doubt(ClockReading(NOW, 6 * DAY), newest_point=newest, last=ClockReading(NOW - 8 * DAY, 0.0))
     assert text == (
         "the clock shows 2026-11-18 12:00 UTC, more than 24 hours ahead of 2026-11-16 12:00 UTC: "
         "the last session's 2026-11-10 12:00 UTC and the uptime since"
     )
     # Started since: only its uptime is known to have passed.
-    assert clock_doubt(NOW, **seen, last_uptime_s=100 * DAY, uptime_s=6.9 * DAY) != ""
-    assert clock_doubt(NOW, **seen, last_uptime_s=100 * DAY, uptime_s=7.1 * DAY) == ""
+    last = ClockReading(NOW - 8 * DAY, 100 * DAY)
+    assert clock_doubt(ClockReading(NOW, 6.9 * DAY), newest_point=newest, last=last) != ""
+    assert clock_doubt(ClockReading(NOW, 7.1 * DAY), newest_point=newest, last=last) == ""
 
 
 # --- against a model ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vbrcore.catalog.catalog import Catalog
-from vbrcore.catalog.clock import ClockSeen
+from vbrcore.chain.clock import ClockReading
 from vbrcore.model.retention import Retention
 
 MIB = 1024 * 1024
@@ -85,8 +85,8 @@ def test_a_clock_that_ran_ahead_makes_rules_of_time_wait_until_it_is_confirmed(l
     catalog = Catalog.open(line.home)
     seen = catalog.clock_seen()
     assert seen is not None
-    assert abs(seen.seen - time.time()) < 600
-    catalog.set_clock_seen(ClockSeen(seen.seen - 3 * 86400, seen.uptime_s))
+    assert abs(seen.time - time.time()) < 600
+    catalog.set_clock_seen(ClockReading(seen.time - 3 * 86400, seen.uptime_s))
     catalog.close()
     line("job", "retention", "nightly", "--keep", "3", "--keep-weekly", "1")
     waiting = line.json("retention", "apply", "nightly")

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import pickle
+import threading
 import traceback
 from pathlib import Path
 
@@ -214,3 +215,20 @@ def test_secret_bytes_stay_in_their_process_and_are_equal_by_value() -> None:
     assert SecretBytes(b"a") == SecretBytes(b"a") != SecretBytes(b"b")
     assert len({SecretBytes(b"a"), SecretBytes(b"a")}) == 1
     assert SecretBytes(b"a") != Secret("a")
+
+
+def test_two_passphrases_are_stretched_at_the_same_time() -> None:
+    """As when the chains of two machines begin. OpenSSL alone would have both wait for each other for ever."""
+    slots: list[KeySlot] = []
+    begun = threading.Barrier(2)
+
+    def wrap() -> None:
+        begun.wait(10)
+        slots.append(add_passphrase_slot(ChainKey.random(), Secret("one good passphrase"), bytes(16)))
+
+    threads = [threading.Thread(target=wrap, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(slots) == 2

@@ -11,6 +11,8 @@ from vbrcore.backupfile.slots import SLOT_OFFSETS, Slot, unpack_slot
 from vbrcore.model.errors import DataCorrupt, FormatInvalid, FormatNewer, KeyNeeded, VbrError
 from vbrcore.storage.port import SLOT_BYTES, Reader, Storage
 
+_SECTOR_BYTES = 512
+
 
 class BackupFile(msgspec.Struct, frozen=True):
     """What an opened file says. `place` is the index of the slot that counts, `last_sequence` the highest of both."""
@@ -72,8 +74,14 @@ def open_file(storage: Storage, name: str) -> BackupFile:
 
 
 def was_never_committed(storage: Storage, name: str) -> bool:
-    """Say whether no slot of the file was ever written: all its bytes there are zero or absent."""
-    return not any(storage.read(name, offset, SLOT_BYTES).strip(b"\0") for offset in SLOT_OFFSETS)
+    """Say whether a file that cannot be opened is what a first commit has left that did not come to its end.
+
+    That commit writes the first slot, syncs, writes the second: so the second is zero or absent, and of the first some
+    sectors were never written. What zeros there are in a whole slot does not matter: it can be opened.
+    """
+    first, second = (storage.read(name, offset, SLOT_BYTES) for offset in SLOT_OFFSETS)
+    ends = first[:_SECTOR_BYTES], first[SLOT_BYTES - _SECTOR_BYTES :]  # all between is reserved
+    return not second.strip(b"\0") and not all(end.strip(b"\0") for end in ends)
 
 
 def read_stored(reader: Reader, offset: int, row: Row, buffer: bytearray | memoryview) -> None:

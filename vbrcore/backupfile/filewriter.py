@@ -87,6 +87,8 @@ class FileWriter:
     def commit(self, contents: Contents, gone: bytes = b"", *, sealed: bool | None = None, both: bool = False) -> None:
         """Make `contents` what the file says: list, sync, the older slot, sync; with `both` the other slot as well.
 
+        A file's first commit always writes both.
+
         Raises `StorageFailed` and what the fence raises; the file then stands as it stood, or as committed.
         """
         if self._failed:
@@ -99,6 +101,7 @@ class FileWriter:
         if self._new:
             self._storage.sync_directory(self.file.name.rpartition("/")[0] + "/")
             self._new = False
+            both = True  # so that a file of which only a torn slot is left is known never to have been committed
         flags = self.file.slot.flags
         if sealed is not None:
             flags = flags | FLAG_SEALED if sealed else flags & ~FLAG_SEALED

@@ -36,6 +36,11 @@ class SessionRows(Rows):
         """Return the sessions that have not ended, oldest first."""
         return tuple(_SESSIONS.struct(row) for row in self._database.rows(f"{_LIVE} ORDER BY created"))
 
+    def points_being_read(self) -> frozenset[str]:
+        """Return the ids of the points that living sessions restore or verify."""
+        named = (session.request.get("point") for session in self.live_sessions())
+        return frozenset(point_id for point_id in named if isinstance(point_id, str))
+
     def live_session_of(self, job_id: str) -> Session | None:
         """Return the living backup of a job, if any."""
         found = self._database.row(f"{_LIVE} AND job_id = ? AND kind = 'backup' LIMIT 1", (job_id,))

@@ -4,35 +4,38 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 # How far the clock may be ahead of what is expected before rules that look at it wait.
 CLOCK_AHEAD_S: Final = 24 * 3600.0
 
 
-def clock_doubt(
-    now: float,
-    *,
-    newest_point: float | None,
-    last_seen: float | None,
-    last_uptime_s: float | None,
-    uptime_s: float | None,
-) -> str:
+class ClockReading(msgspec.Struct, frozen=True):
+    """What a machine's clock shows, and for how long it has been up, with time spent asleep."""
+
+    time: float
+    uptime_s: float
+
+
+def clock_doubt(now: ClockReading, *, newest_point: float | None, last: ClockReading | None) -> str:
     """Return why the clock is not to be trusted until an administrator confirms it ("": it is trusted).
 
-    `newest_point`: the time of the newest point that was there before this session. `last_seen`, `last_uptime_s`: what
-    the clock and the uptime were at the last session; `uptime_s`: what it is now, with time spent asleep. None: not
-    known. An uptime below the last one is that of a machine that was started since: it is then all that is known to
-    have passed, so that one that was off for more than a day waits as well; a jump looks the same.
+    `newest_point`: the time of the newest point that was there before this session. `last`: the reading at the last
+    session. None: not known. An uptime below the last one is that of a machine that was started since: it is then all
+    that is known to have passed, so that one that was off for more than a day waits as well; a jump looks the same.
     """
-    if newest_point is not None and now < newest_point:
-        return f"the clock shows {_utc(now)}, which is before the newest point ({_utc(newest_point)})"
-    if last_seen is None or last_uptime_s is None or uptime_s is None:
+    shown = f"the clock shows {_utc(now.time)}"
+    if newest_point is not None and now.time < newest_point:
+        return f"{shown}, which is before the newest point ({_utc(newest_point)})"
+    if last is None:
         return ""
-    passed_s = uptime_s - last_uptime_s if uptime_s >= last_uptime_s else uptime_s
-    if now <= last_seen + passed_s + CLOCK_AHEAD_S:
+    passed_s = now.uptime_s - last.uptime_s if now.uptime_s >= last.uptime_s else now.uptime_s
+    expected = last.time + passed_s
+    if now.time <= expected + CLOCK_AHEAD_S:
         return ""
     return (
-        f"the clock shows {_utc(now)}, more than 24 hours ahead of {_utc(last_seen + passed_s)}: "
-        f"the last session's {_utc(last_seen)} and the uptime since"
+        f"{shown}, more than 24 hours ahead of {_utc(expected)}: "
+        f"the last session's {_utc(last.time)} and the uptime since"
     )
 
 

@@ -32,9 +32,10 @@ class Due:
             noted += count * max(shares[place : place + 2])
         self._write(noted)
 
-    def is_due(self, files: Iterable[BackupFile]) -> bool:
+    def is_due(self, stored_bytes: int) -> bool:
+        """`stored_bytes`: what the chain takes now."""
         noted = self._read()
-        return noted is None or noted >= _DUE_PART * sum(file.slot.body_end for file in files)
+        return noted is None or noted >= _DUE_PART * stored_bytes
 
     def done(self) -> None:
         self._write(0)

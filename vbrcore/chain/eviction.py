@@ -26,13 +26,14 @@ from vbrcore.storage.capabilities import StorageClass
 from vbrcore.storage.port import ALIGNMENT_BYTES
 
 MOST_POINTLESS_FILES: Final = 64
+_MERGED_AT_ONCE: Final = 16
 COPY_CLASS_FILE_BYTES: Final = 64 * 1024**3
 # Class copy: this much of what lives may be dead; then the most dead files are moved, each dead to at least 20 %.
-_COPY_DEAD_PER_LIVE: Final = 0.25
+_COPY_DEAD_PER_LIVE: Final = 0.22
 _COPY_DEAD_OF_FILE: Final = 0.2
 # Holes are made where they give back most, until less than this part of what lives is left.
 _PUNCH_LEFT: Final = 0.01
-_LEAK_BYTES: Final = 64 * 1024
+LEAK_BYTES: Final = 64 * 1024
 _RANGES_AT_ONCE: Final = 256 * 1024
 
 
@@ -106,7 +107,7 @@ class Eviction:
         return not swept.mourned and bool(swept.live_rows or self._owned[swept.file.file_id])
 
     def _is_loose(self, swept: Swept) -> bool:
-        return not self._owned[swept.file.file_id] or swept.dead_bytes > _COPY_DEAD_OF_FILE * swept.body_bytes
+        return not self._owned[swept.file.file_id] or swept.dead_bytes > _COPY_DEAD_OF_FILE * swept.whole_bytes
 
     def _chosen(self) -> list[Swept]:
         movable = [swept for swept in self._swept.values() if self._movable(swept)]
@@ -203,7 +204,7 @@ class Eviction:
     def _leaks(self, swept: Swept) -> bool:
         """Say whether holes are missing that an earlier run was about to make."""
         taken_bytes = self._upkeep.storage.allocated_bytes(swept.file.name)
-        return taken_bytes > swept.needed_bytes + swept.fresh_bytes + max(_LEAK_BYTES, swept.needed_bytes // 128)
+        return taken_bytes > swept.needed_bytes + swept.fresh_bytes + max(LEAK_BYTES, swept.needed_bytes // 128)
 
     def _punch_file(self, swept: Swept, *, again: bool) -> None:
         upkeep = self._upkeep
@@ -277,11 +278,14 @@ def _blocks(length: int) -> int:
 
 
 def _most_dead(movable: Sequence[Swept], needed_bytes: int) -> list[Swept]:
-    """Return the most dead files: as few as bring what is dead below a quarter of what is needed."""
+    """Return the most dead files: as few as bring what is dead below what may be."""
     chosen = []
     dead_bytes = sum(swept.dead_bytes for swept in movable)
-    for swept in sorted(movable, key=lambda swept: swept.dead_bytes / swept.body_bytes, reverse=True):
-        if dead_bytes <= _COPY_DEAD_PER_LIVE * needed_bytes or swept.dead_bytes < _COPY_DEAD_OF_FILE * swept.body_bytes:
+    for swept in sorted(movable, key=lambda swept: swept.dead_bytes / swept.whole_bytes, reverse=True):
+        if (
+            dead_bytes <= _COPY_DEAD_PER_LIVE * needed_bytes
+            or swept.dead_bytes < _COPY_DEAD_OF_FILE * swept.whole_bytes
+        ):
             break
         chosen.append(swept)
         dead_bytes -= swept.dead_bytes
@@ -289,8 +293,11 @@ def _most_dead(movable: Sequence[Swept], needed_bytes: int) -> list[Swept]:
 
 
 def _cheapest(pointless: Sequence[Swept]) -> list[Swept]:
-    """Return the smallest of the files: as many as make the bytes moved per file that goes least."""
-    ordered = sorted(pointless, key=lambda swept: swept.live_bytes)
+    """Return the smallest of the files: as many as make the bytes moved per file that goes least, but few.
+
+    What waits decays: to move many at once saves little beyond a dozen, and moves what would be dead soon.
+    """
+    ordered = sorted(pointless, key=lambda swept: swept.live_bytes)[:_MERGED_AT_ONCE]
     best, best_cost = len(ordered), float("inf")
     moved_bytes = 0
     for count, swept in enumerate(ordered, 1):

@@ -193,6 +193,7 @@ class Ledger:
         """Return the contents list of another run's file, with these points and marks and this run's number."""
         self._written_ids.add(file.file_id)
         self._revision += 1
+        uncommitted = self._own_ids - self.files.keys()
         return msgspec.structs.replace(
             file.contents,
             writer=WRITER,
@@ -202,7 +203,10 @@ class Ledger:
             damaged=damaged,
             last_sequence=self._last_sequence,
             key_slots=self.key_slots,
-            generation_files=self._listed[file.slot.generation_id],
+            # This run's own file may not be committed yet, and never will be if the run dies now.
+            generation_files=tuple(
+                name for name in self._listed[file.slot.generation_id] if bytes.fromhex(name) not in uncommitted
+            ),
         )
 
     def note(self, file: BackupFile) -> None:

@@ -10,7 +10,7 @@ from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.backupfile.contents import is_gone
 from vbrcore.backupfile.file import BackupFile
 from vbrcore.backupfile.rows import HEADER_BYTES
-from vbrcore.backupfile.slots import BODY_OFFSET
+from vbrcore.backupfile.slots import BODY_OFFSET, SLOT_OFFSETS
 from vbrcore.backupfile.tables import read_rows
 from vbrcore.chain.mark import Reached
 from vbrcore.storage.port import Reader
@@ -40,18 +40,27 @@ class Swept(msgspec.Struct):
     @property
     def needed_bytes(self) -> int:
         """What the file takes when all that is not live is a hole."""
-        contents = self.file.contents
-        tables = sum(part.end - part.offset for part in contents.tables)
-        return self.live_bytes + tables + self.file.slot.contents_length + BODY_OFFSET
+        lengths = [self.file.slot.contents_length, *(part.end - part.offset for part in self.file.contents.tables)]
+        alignment = self._alignment
+        return self._slots_bytes + self.live_bytes + sum(-(-length // alignment) * alignment for length in lengths)
 
     @property
-    def body_bytes(self) -> int:
-        return self.file.slot.body_end
+    def whole_bytes(self) -> int:
+        """What the file takes when nothing of its body is a hole."""
+        return self._slots_bytes + self.file.slot.body_end - BODY_OFFSET
 
     @property
     def dead_bytes(self) -> int:
         """What a file without holes would take less if it were moved."""
-        return max(0, self.body_bytes - self.needed_bytes)
+        return max(0, self.whole_bytes - self.needed_bytes)
+
+    @property
+    def _alignment(self) -> int:
+        return self.file.slot.alignment_bytes
+
+    @property
+    def _slots_bytes(self) -> int:
+        return len(SLOT_OFFSETS) * self._alignment
 
 
 def sweep(file: BackupFile, reader: Reader, reached: Reached, places: Places) -> Swept:

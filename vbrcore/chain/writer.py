@@ -126,10 +126,10 @@ class ChainWriter:
             return self._ledger.points()
 
     @property
-    def base_point_ids(self) -> tuple[str, ...]:
-        """Those of the current generation: only their maps and blocks may be referred to."""
+    def generation_points(self) -> tuple[Point, ...]:
+        """Those of the current generation, oldest first: only their maps and blocks may be referred to."""
         with self._commit_lock:
-            return tuple(point.point_id for file in self._ledger.generation() for point in file.contents.points)
+            return sort_points(point for file in self._ledger.generation() for point in file.contents.points)
 
     @property
     def chain(self) -> ChainIdentity:
@@ -281,8 +281,8 @@ class ChainWriter:
         to no point goes. What prevents it is a warning; errors of the storage end the writer.
         """
         with self._upkeeping():
-            files = tuple(self._ledger.files.values())
-            if not force and not self._due.is_due(files):
+            stored_bytes = sum(self._storage.allocated_bytes(file.name) for file in self._ledger.files.values())
+            if not force and not self._due.is_due(stored_bytes):
                 return None
             done = give_back(self._upkeep, storage_class, all_of_it=force)
             self._due.done()

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 
+from vbrcore.catalog.clock import read_clock
 from vbrcore.manager.chainwork import backup_work
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings, pause
@@ -13,7 +14,7 @@ from vbrcore.manager.disks import CONFIGURATION, JobParts
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.machine import RETRY_WAITS_S, MachineBackup
 from vbrcore.manager.report import Outcome
-from vbrcore.manager.retention import apply_retention, clock_now, doubt_of, newest_of
+from vbrcore.manager.retention import apply_retention, newest_of
 from vbrcore.manager.selection import Selection, select
 from vbrcore.manager.target import Target, TargetRun
 from vbrcore.model.errors import LeaseLost, MachineNotFound, RepositoryNotMounted, SessionStopped, VbrError
@@ -61,7 +62,8 @@ async def run_backup(context: Context) -> Outcome:
         ]
         failures = _selection_failures(context, selection, warnings)
         await _run_all(context, machines)
-        await _retain(context, parts, inventory, newest_before)
+        if any(machine.point is not None for machine in machines):
+            await _retain(context, parts, inventory, newest_before)
         await target.seal()
         log.info("backup file sealed")
         return _outcome(machines, failures, target, warnings)
@@ -73,14 +75,18 @@ async def run_backup(context: Context) -> Outcome:
 
 
 async def _retain(context: Context, parts: JobParts, inventory: Sequence[Machine], newest_before: float | None) -> None:
-    """Let go of what the policy does not keep. A session that was stopped or lost its target lets go of nothing."""
+    """Let go of what the policy does not keep. What fails here takes nothing from the points that were made."""
     run = parts.target.running
     if run is None or run.lost is not None or context.stop.requested.is_set() or context.leases.lost.is_set():
         return
-    clock = clock_now()
-    doubt = doubt_of(context.catalog, newest_before, clock)
+    clock = read_clock()
+    doubt = context.catalog.clock_doubt(clock, newest_before)
     present = frozenset(machine.machine_id for machine in inventory)
-    await apply_retention(context, parts.job, run, parts.warnings, present=present, doubt=doubt)
+    try:
+        await apply_retention(context, parts.job, run, parts.warnings, present=present, doubt=doubt)
+    except VbrError as error:
+        parts.warnings.add(f"retention was not applied, the next session does it: {error}")
+        return
     context.catalog.replace_points(parts.repository.repository_id, parts.job.job_id, parts.directory, run.points)
     if not doubt:
         context.catalog.set_clock_seen(clock)

@@ -52,9 +52,7 @@ async def _forget(context: Context, repository: Repository, directory: str, poin
             context.log.warning(warning)
         await run.forget(tuple(stored.point.point_id for stored in points))
         await target.seal()
-        gone = {stored.point.point_id for stored in points}
-        left = tuple(point for point in run.points if point.point_id not in gone)
-        context.catalog.replace_points(repository.repository_id, first.job_id, directory, left)
+        context.catalog.replace_points(repository.repository_id, first.job_id, directory, run.points)
         return target.stored_bytes
     finally:
         await target.kill()

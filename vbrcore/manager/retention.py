@@ -5,9 +5,7 @@ import time
 import msgspec
 
 from vbrcore.api.types import RetentionApply
-from vbrcore.catalog.catalog import Catalog
-from vbrcore.catalog.clock import ClockSeen
-from vbrcore.chain.clock import clock_doubt
+from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.retention import Verdict, decide
 from vbrcore.manager.chainwork import backup_work
 from vbrcore.manager.context import Context, Warnings
@@ -19,22 +17,6 @@ from vbrcore.model.job import Job
 from vbrcore.model.session import Totals
 
 _WAITING = frozenset({"clock_not_trusted"})
-
-
-def doubt_of(catalog: Catalog, newest_point: float | None, clock: ClockSeen) -> str:
-    """Return why the clock is not to be trusted ("": it is), by the last session and the newest point before this."""
-    last = catalog.clock_seen()
-    return clock_doubt(
-        clock.seen,
-        newest_point=newest_point,
-        last_seen=last.seen if last else None,
-        last_uptime_s=last.uptime_s if last else None,
-        uptime_s=clock.uptime_s,
-    )
-
-
-def clock_now() -> ClockSeen:
-    return ClockSeen(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 async def apply_retention(
@@ -50,7 +32,7 @@ async def apply_retention(
         job.retention,
         time.time(),
         present_machines=present,
-        pinned=_pinned(context.catalog),
+        pinned=context.catalog.points_being_read(),
         clock_trusted=not doubt,
     )
     if doubt and any(reason.code in _WAITING for verdict in verdicts for reason in verdict.reasons):
@@ -60,9 +42,7 @@ async def apply_retention(
         why = "; ".join(reason.text for reason in verdict.reasons)
         context.log.info(f"restore point {verdict.point_id} goes: {why}", machine=verdict.machine)
     if going:
-        gone = frozenset(verdict.point_id for verdict in going)
-        await run.forget(tuple(gone))
-        run.points[:] = [point for point in run.points if point.point_id not in gone]
+        await run.forget(tuple(verdict.point_id for verdict in going))
     context.log.info(f"retention: {len(verdicts) - len(going)} points stay, {len(going)} go")
     return verdicts
 
@@ -83,8 +63,8 @@ async def run_retention(context: Context) -> Outcome:
         run = await target.ready()
         for warning in run.warnings:
             warnings.add(warning)
-        clock = clock_now()
-        doubt = "" if request.trust_clock else doubt_of(catalog, newest_of(run), clock)
+        clock = read_clock()
+        doubt = "" if request.trust_clock else catalog.clock_doubt(clock, newest_of(run))
         await apply_retention(context, job, run, warnings, present=None, doubt=doubt)
         await target.seal()
         catalog.replace_points(repository.repository_id, job.job_id, work.directory, run.points)
@@ -98,9 +78,3 @@ async def run_retention(context: Context) -> Outcome:
 def newest_of(run: TargetRun) -> float | None:
     """Return the latest time of a point."""
     return max((point.created for point in run.points), default=None)
-
-
-def _pinned(catalog: Catalog) -> frozenset[str]:
-    """Return the points that sessions are reading now."""
-    named = (session.request.get("point") for session in catalog.live_sessions())
-    return frozenset(point_id for point_id in named if isinstance(point_id, str))

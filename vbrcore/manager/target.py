@@ -76,6 +76,7 @@ class TargetRun:
         return await future
 
     async def forget(self, point_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Have points forgotten, which also leave `points`; return those that are: not what somebody has pinned."""
         self._check()
         self._forgotten = asyncio.get_running_loop().create_future()
         await self._handle.send(ForgetPoints(point_ids=point_ids))
@@ -122,6 +123,7 @@ class TargetRun:
             case PointRefused(point_id=point_id, error=error):
                 _refuse(self._commits.pop(point_id, None), error_from(error))
             case Forgotten(point_ids=point_ids):
+                self.points = [point for point in self.points if point.point_id not in point_ids]
                 _resolve(self._forgotten, point_ids)
             case KeySlotsWritten(lists=lists):
                 _resolve(self._key_slots_written, lists)

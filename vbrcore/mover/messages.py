@@ -229,6 +229,8 @@ class PointRefused(Message, frozen=True):
 
 
 class Forgotten(Message, frozen=True):
+    """Target: these are gone; what is pinned or not there was passed over."""
+
     point_ids: tuple[str, ...]
 
 

@@ -91,7 +91,7 @@ class _Target:
                     damaged,
                     writer.warnings,
                     chain=writer.chain,
-                    base_point_ids=writer.base_point_ids,
+                    base_point_ids=tuple(point.point_id for point in writer.generation_points),
                 )
             )
             self._control.log("info", f"chain is open and locked, {len(writer.points)} points")
@@ -111,8 +111,7 @@ class _Target:
             case UseKeySlots():
                 self._control.send(KeySlotsWritten(self._writer.set_key_slots(order.key_slots)))
             case ForgetPoints():
-                self._writer.forget(order.point_ids)
-                self._control.send(Forgotten(order.point_ids))
+                self._control.send(Forgotten(self._writer.forget(order.point_ids)))
             case Seal() | Stop():
                 return False
             case VbrError():

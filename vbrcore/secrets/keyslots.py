@@ -1,6 +1,7 @@
 """Key slots: the key of a chain, wrapped so that a passphrase or a key file opens it (docs/FORMAT.md section 7)."""
 
 import secrets
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -27,6 +28,8 @@ from vbrcore.secrets.secret import Secret, SecretBytes
 MEMORY_KIB: Final = 64 * 1024
 PASSES: Final = 3
 LANES: Final = 4
+# OpenSSL computes the lanes in threads of one pool, and two computations at once wait for each other for ever.
+_one_at_a_time = threading.Lock()
 
 # What a file may ask for, whoever wrote it: bounds the memory and the time that a hostile one can take.
 MAX_MEMORY_KIB: Final = 1024 * 1024
@@ -113,7 +116,8 @@ def _check_cost(slot: KeySlot) -> None:
 def _stretched(passphrase: Secret, salt: bytes, memory_kib: int, passes: int, lanes: int) -> bytes:
     """Return Argon2id of the passphrase (32 bytes)."""
     kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=passes, lanes=lanes, memory_cost=memory_kib)
-    return kdf.derive(passphrase.reveal().encode())
+    with _one_at_a_time:
+        return kdf.derive(passphrase.reveal().encode())
 
 
 def _derived(keyfile: SecretBytes, salt: bytes) -> bytes:

@@ -1,10 +1,7 @@
 """What a job's retention would do now, and the session that does it."""
 
-import time
-
 from vbrcore.api import operations, types
-from vbrcore.catalog.clock import ClockSeen
-from vbrcore.chain.clock import clock_doubt
+from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.retention import Reason, Verdict, decide
 from vbrcore.service.jobs import find_job
 from vbrcore.service.routes import Call, Routes
@@ -21,17 +18,15 @@ def _preview(call: Call, request: types.ByName) -> tuple[types.VerdictView, ...]
     catalog = call.service.catalog
     job = find_job(call, request.name)
     points = [stored.point for stored in catalog.points(job.job_id)]
-    last = catalog.clock_seen() or ClockSeen(0.0, 0.0)
-    known = last.seen > 0
-    doubt = clock_doubt(
-        time.time(),
-        newest_point=max((point.created for point in points), default=None),
-        last_seen=last.seen if known else None,
-        last_uptime_s=last.uptime_s if known else None,
-        uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME),
-    )
+    clock = read_clock()
+    doubt = catalog.clock_doubt(clock, max((point.created for point in points), default=None))
     verdicts = decide(
-        points, job.retention, time.time(), present_machines=None, pinned=frozenset(), clock_trusted=not doubt
+        points,
+        job.retention,
+        clock.time,
+        present_machines=None,
+        pinned=catalog.points_being_read(),
+        clock_trusted=not doubt,
     )
     return tuple(_view(verdict) for verdict in verdicts)
 
