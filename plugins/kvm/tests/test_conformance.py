@@ -78,4 +78,4 @@ class TestOff(Kvm):
 
     def test_l2_changes_cover_the_true_difference(self, *_: object) -> None:
         """A machine that is off has no tracking, and says so by capability only where it was expected."""
-        pytest.skip("no QEMU runs for a machine that is off, so it has no change tracking: its disks are compared by digests")
+        pytest.skip("no QEMU runs for a machine that is off, so no change tracking of it can be had")
