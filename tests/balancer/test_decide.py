@@ -150,3 +150,21 @@ def test_no_units_are_kept_for_who_waits_for_something_else() -> None:
     blocked = Pending(task("blocked", machine="m", class_rank=400), NOW - 900)
     decisions = decide(LIMITS, {"machine:h/m": 1}, [blocked, Pending(task("a")), Pending(task("b"))], NOW)
     assert granted(decisions) == ["a", "b"]
+
+
+def test_a_server_that_can_never_take_a_task_does_not_hide_one_that_could() -> None:
+    """Neither in the reason, nor by keeping the task from a reservation."""
+    limits = Capacities({"proxy:p": 0, "host:p": 0, "proxy:q": 1, "host:q": 2, "repository:r": 9})
+    waiting = task("waits", choices=(choice("p"), choice("q")), created=NOW - 5)
+    (wait,) = decide(limits, {"proxy:q": 1}, [Pending(waiting)], NOW).waits
+    assert wait.reason == "no_free_proxy_slot"
+
+    def decided(passed_since: float | None) -> Decisions:
+        lower = task("lower", choices=(Choice("q", "host", (Unit("host:q"),)),), started=NOW + 3600)
+        held = {"proxy:q": 1, "host:q": 1}
+        return decide(limits, held, [Pending(waiting, passed_since), Pending(lower)], NOW)
+
+    assert granted(decided(None)) == ["lower"]
+    kept = decided(NOW - 700)
+    assert granted(kept) == []
+    assert [one.reason for one in kept.waits] == ["no_free_proxy_slot", "reserved_for"]

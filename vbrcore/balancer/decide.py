@@ -127,24 +127,28 @@ class _Room:
             return missing
         if not demand.choices:
             return _NO_CHOICE
-        first: Closed | None = None
+        why: list[Closed] = []
         modes = list(dict.fromkeys(choice.mode for choice in demand.choices))
         for choice in sorted(demand.choices, key=lambda one: (modes.index(one.mode), -self._free_share(one))):
             missing = self._missing(demand, choice)
             if missing is None:
                 return choice
-            first = first or missing
-        return first or Closed("no_proxy", _PHRASES["no_proxy"])
+            why.append(missing)
+        return min(why, key=_distance)
 
     def take(self, needs: Counter[str]) -> None:
         self._used.update(needs)
 
     def reserve(self, demand: Demand, reason: str) -> None:
         """Keep the set of a demand from lower ones, unless it shares a resource with an earlier reservation."""
-        needs = _needs(demand, demand.choices[0] if demand.choices else _NO_CHOICE)
+        possible = (choice for choice in demand.choices if self._can_ever_run(demand, choice))
+        needs = _needs(demand, next(possible, _NO_CHOICE))
         useless = reason in _NOT_RESERVABLE or any(name in self._capacities.closed for name in needs)
         if not useless and not any(name in self._reserved for name in needs):
             self._reserved.update(needs)
+
+    def _can_ever_run(self, demand: Demand, choice: Choice) -> bool:
+        return all(count <= self._capacities.limit(name) for name, count in _needs(demand, choice).items())
 
     def _missing(self, demand: Demand, choice: Choice) -> Closed | None:
         """Return the first thing that is not free, exclusive resources before slots; None: all is."""
@@ -179,6 +183,11 @@ class _Room:
 def _needs(demand: Demand, choice: Choice) -> Counter[str]:
     """Count the units of a demand with a choice: the machine's first, because these are the rarest."""
     return Counter(unit.resource for unit in (*demand.machine_units, *demand.units, *choice.units))
+
+
+def _distance(why: Closed) -> int:
+    """Order the reasons of a demand's choices: that of the server which is nearest to taking it comes first."""
+    return {"reserved_for": 0, "no_proxy": 2}.get(why.reason, 1)
 
 
 def _kind(resource: str) -> str:
