@@ -7,6 +7,7 @@ import pytest
 
 from vbrcore.catalog import schema
 from vbrcore.catalog.catalog import Catalog
+from vbrcore.model.job import Fulls
 from vbrcore.model.retention import Retention
 
 
@@ -24,8 +25,10 @@ def test_jobs_of_the_first_version_keep_what_new_ones_do(tmp_path: Path, monkeyp
     catalog = Catalog.open(tmp_path)
     try:
         assert catalog.job_by_name("nightly").retention == Retention()
-        catalog.set_retention("j", Retention(keep_points=5))
+        catalog.update_job("j", retention=Retention(keep_points=5))
         assert catalog.job("j").retention.keep_points == 5
         assert catalog.clock_seen() is None
+        job = catalog.job("j")
+        assert (job.directory, job.per_machine, job.fulls, job.is_copy) == ("", False, Fulls(), False)
     finally:
         catalog.close()

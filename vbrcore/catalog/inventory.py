@@ -8,7 +8,7 @@ import msgspec
 
 from vbrcore.catalog.base import Rows
 from vbrcore.catalog.rows import RowType
-from vbrcore.model.errors import AlreadyExists, InUse
+from vbrcore.model.errors import AlreadyExists, InUse, NotFound
 from vbrcore.model.inventory import Credential, Hypervisor, Repository, Server
 from vbrcore.secrets.secret import Secret
 
@@ -77,6 +77,13 @@ class InventoryRows(Rows):
 
     def repositories(self) -> tuple[Repository, ...]:
         return self._all(_REPOSITORIES, "name")
+
+    def update_repository(self, repository_id: str, **changes: object) -> None:
+        """Change fields of a repository, named as in `Repository`."""
+        sql, values = _REPOSITORIES.update_sql(changes)
+        with self._database.write(durable=True) as connection:
+            if connection.execute(sql, (*values, repository_id)).rowcount == 0:
+                raise NotFound(f"there is no repository {repository_id}")
 
     def remove_repository(self, repository_id: str) -> None:
         """Forget a repository and the points known of it; its files stay. Raises `InUse` while a job uses it."""

@@ -6,9 +6,9 @@ from vbrcore.catalog.base import Rows
 from vbrcore.catalog.rows import RowType
 from vbrcore.model.errors import AlreadyExists, JobAlreadyRunning, NotFound
 from vbrcore.model.job import Job, Schedule
-from vbrcore.model.retention import Retention
 
-_JOBS = RowType("jobs", Job, "job_id", nested=("machines", "exclude", "schedule", "retention"))
+_NESTED = ("machines", "exclude", "schedule", "retention", "fulls", "health", "upkeep")
+_JOBS = RowType("jobs", Job, "job_id", nested=_NESTED)
 
 
 class JobRows(Rows):
@@ -38,8 +38,9 @@ class JobRows(Rows):
                 raise NotFound(f"there is no job {job_id}")
             connection.execute("UPDATE jobs SET next_run = ? WHERE job_id = ?", (next_run, job_id))
 
-    def set_retention(self, job_id: str, retention: Retention) -> None:
-        sql, values = _JOBS.update_sql({"retention": retention})
+    def update_job(self, job_id: str, **changes: object) -> None:
+        """Change fields of a job, named as in `Job`; its schedule has a method of its own."""
+        sql, values = _JOBS.update_sql(changes)
         with self._database.write(durable=True) as connection:
             if connection.execute(sql, (*values, job_id)).rowcount == 0:
                 raise NotFound(f"there is no job {job_id}")

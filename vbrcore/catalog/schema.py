@@ -245,4 +245,20 @@ def _add_retention(tables: "sqlite_utils.Database") -> None:
     _table(tables, "clock", {"name": str, "seen": float, "uptime_s": float}, key="name")
 
 
-MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (_create, _add_retention)
+def _add_upkeep(tables: "sqlite_utils.Database") -> None:
+    """How chains are kept in order, what was found in them, and copies of them."""
+    for table, column, kind in (
+        ("jobs", "directory", "TEXT NOT NULL DEFAULT ''"),
+        ("jobs", "per_machine", "INTEGER NOT NULL DEFAULT 0"),
+        ("jobs", "fulls", "TEXT NOT NULL DEFAULT '{}'"),
+        ("jobs", "health", "TEXT NOT NULL DEFAULT '{}'"),
+        ("jobs", "upkeep", "TEXT NOT NULL DEFAULT '{}'"),
+        ("jobs", "source_repository_id", "TEXT NOT NULL DEFAULT ''"),
+        ("repositories", "rate_limit_bytes_s", "INTEGER NOT NULL DEFAULT 0"),
+        ("repositories", "storage_class", "TEXT NOT NULL DEFAULT ''"),
+        ("sessions", "report", "TEXT NOT NULL DEFAULT '{}'"),
+    ):
+        tables.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+
+
+MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (_create, _add_retention, _add_upkeep)

@@ -7,12 +7,13 @@ from vbrcore.catalog.base import Rows
 from vbrcore.catalog.database import NOW
 from vbrcore.catalog.rows import RowType
 from vbrcore.model.errors import ErrorInfo, JobAlreadyRunning, LeaseLost, NotFound
-from vbrcore.model.session import Result, Session, Task, Totals
+from vbrcore.model.session import JOB_RUNS, Result, Session, Task, Totals
 from vbrcore.model.times import LEASE_S
 
-_SESSIONS = RowType("sessions", Session, "session_id", nested=("totals", "warnings", "error", "request"))
+_SESSIONS = RowType("sessions", Session, "session_id", nested=("totals", "warnings", "error", "request", "report"))
 _TASKS = RowType("tasks", Task, "task_id", nested=("totals", "warnings", "error", "needs"))
 _LIVE = f"{_SESSIONS.select_sql} WHERE state != 'ended'"
+_IS_JOB_RUN = f"kind IN ({', '.join(repr(kind) for kind in JOB_RUNS)})"
 
 
 class SessionRows(Rows):
@@ -21,10 +22,10 @@ class SessionRows(Rows):
     # --- sessions -------------------------------------------------------------------------------
 
     def add_session(self, session: Session) -> None:
-        """Write a session that is about to start; raises `JobAlreadyRunning` if it is a second backup of its job."""
+        """Write a session that is about to start; raises `JobAlreadyRunning` if it is a second run of its job."""
         with self._database.write() as connection:
-            if session.kind == "backup":
-                sql = "SELECT session_id FROM sessions WHERE job_id = ? AND kind = 'backup' AND state != 'ended'"
+            if session.kind in JOB_RUNS:
+                sql = f"SELECT session_id FROM sessions WHERE job_id = ? AND {_IS_JOB_RUN} AND state != 'ended'"  # noqa: S608 - our own kinds
                 if live := connection.execute(sql, (session.job_id,)).fetchone():
                     raise JobAlreadyRunning(f"session {live['session_id']} of job {session.name} still runs")
             connection.execute(_SESSIONS.insert_sql, _SESSIONS.values(session))
@@ -42,8 +43,8 @@ class SessionRows(Rows):
         return frozenset(point_id for point_id in named if isinstance(point_id, str))
 
     def live_session_of(self, job_id: str) -> Session | None:
-        """Return the living backup of a job, if any."""
-        found = self._database.row(f"{_LIVE} AND job_id = ? AND kind = 'backup' LIMIT 1", (job_id,))
+        """Return the living run of a job, if any."""
+        found = self._database.row(f"{_LIVE} AND job_id = ? AND {_IS_JOB_RUN} LIMIT 1", (job_id,))
         return None if found is None else _SESSIONS.struct(found)
 
     def sessions(self, *, job_id: str = "", before: float | None = None, limit: int = 100) -> tuple[Session, ...]:
@@ -59,9 +60,9 @@ class SessionRows(Rows):
         return tuple(_SESSIONS.struct(row) for row in self._database.rows(sql, (*values, limit)))
 
     def last_results(self) -> dict[str, Result]:
-        """Return how the newest ended backup of each job went, by job id."""
+        """Return how the newest ended run of each job went, by job id."""
         rows = self._database.rows(
-            "SELECT job_id, result, max(created) FROM sessions WHERE kind = 'backup' AND state = 'ended'"
+            f"SELECT job_id, result, max(created) FROM sessions WHERE {_IS_JOB_RUN} AND state = 'ended'"  # noqa: S608
             " GROUP BY job_id"
         )
         return {row["job_id"]: row["result"] for row in rows}

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 
 from vbrcore.catalog.clock import read_clock
-from vbrcore.manager.chainwork import backup_work
+from vbrcore.manager.chains import chain_of, target_work
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.demands import chain_demand
@@ -31,8 +31,9 @@ async def run_backup(context: Context) -> Outcome:
     hypervisor = catalog.hypervisor(job.hypervisor_id)
     keys = RepositoryKeys(catalog, repository.repository_id)
     warnings = Warnings(log)
-    work = backup_work(context, job, repository, keys, active_full=session.request.get("full") == "active")
-    directory = work.directory
+    chain = chain_of(job, encrypted=keys.encrypted)
+    work = target_work(context, repository, chain, new_generation=session.request.get("full") == "active")
+    directory = chain.directory
     target = Target(context.crew, work, log, keys)
     connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
     starting = asyncio.create_task(context.crew.transport())

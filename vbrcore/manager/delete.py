@@ -6,6 +6,7 @@ import msgspec
 
 from vbrcore.api.types import PointDelete
 from vbrcore.catalog.catalog import StoredPoint
+from vbrcore.manager.chains import Chain, target_work
 from vbrcore.manager.context import Context
 from vbrcore.manager.demands import chain_demand
 from vbrcore.manager.keys import RepositoryKeys
@@ -13,7 +14,6 @@ from vbrcore.manager.report import Outcome
 from vbrcore.manager.target import Target
 from vbrcore.model.inventory import Repository
 from vbrcore.model.session import Totals
-from vbrcore.mover.messages import TargetWork
 
 
 async def run_delete(context: Context) -> Outcome:
@@ -33,18 +33,8 @@ async def run_delete(context: Context) -> Outcome:
 
 async def _forget(context: Context, repository: Repository, directory: str, points: Sequence[StoredPoint]) -> int:
     first = points[0].point
-    work = TargetWork(
-        repository_path=repository.path,
-        repository_id=repository.repository_id,
-        reserve_bytes=0,  # a list without points is small, and deleting them is what a full repository needs
-        directory=directory,
-        job_id=first.job_id,
-        job_name=first.job_name,
-        session_id=context.session.session_id,
-        created=context.session.created,
-        block_size_bytes=first.block_size_bytes,
-        index_directory=str(context.home / "cache" / "index" / repository.repository_id),
-    )
+    chain = Chain(directory, first.job_id, first.job_name, first.block_size_bytes)
+    work = target_work(context, repository, chain, may_fill=True)
     target = Target(context.crew, work, context.log, RepositoryKeys(context.catalog, repository.repository_id))
     try:
         run = await target.ready()

@@ -7,7 +7,7 @@ import msgspec
 
 from vbrcore.chain.files import read_files
 from vbrcore.chain.listing import list_chains
-from vbrcore.manager.chainwork import chain_directory
+from vbrcore.manager.chains import Chain, target_work
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import SESSION_SCOPE, chain_demand
 from vbrcore.manager.keys import RepositoryKeys
@@ -39,7 +39,7 @@ async def run_rekey(context: Context) -> Outcome:
     storage = await asyncio.to_thread(open_repository, Path(repository.path), repository.repository_id)
     # Also the places of chains that a running session may be about to begin with the old key.
     jobs = [job for job in catalog.jobs() if job.repository_id == repository.repository_id]
-    places = {chain_directory(job, encrypted=True) for job in jobs}
+    places = {job.chain_directory(encrypted=True) for job in jobs}
     stored_bytes = 0
     catalog.update_session(context.session.session_id, state="running")
     for directory in sorted(places.union(await asyncio.to_thread(list_chains, storage))):
@@ -47,18 +47,8 @@ async def run_rekey(context: Context) -> Outcome:
         await context.leases.acquire(chain_demand(context.session, repository, directory))
         newest = (await asyncio.to_thread(read_files, storage, directory)).newest
         if newest is not None and newest.slot.encrypted:
-            work = TargetWork(
-                repository_path=repository.path,
-                repository_id=repository.repository_id,
-                reserve_bytes=0,  # lists are short
-                directory=directory,
-                job_id=newest.contents.job_id,
-                job_name="",
-                session_id=context.session.session_id,
-                created=context.session.created,
-                block_size_bytes=newest.slot.block_size_bytes,
-                index_directory=str(context.home / "cache" / "index" / repository.repository_id),
-            )
+            chain = Chain(directory, newest.contents.job_id, "", newest.slot.block_size_bytes)
+            work = target_work(context, repository, chain, may_fill=True)
             stored_bytes += await _rekey(context, repository, work, key, warnings)
         elif newest is not None:
             warnings.add(f"{directory}: this chain is not encrypted, so nothing was changed there")

@@ -7,7 +7,7 @@ import msgspec
 from vbrcore.api.types import RetentionApply
 from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.retention import Verdict, decide
-from vbrcore.manager.chainwork import backup_work
+from vbrcore.manager.chains import chain_of, target_work
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import chain_demand
 from vbrcore.manager.keys import RepositoryKeys
@@ -54,7 +54,7 @@ async def run_retention(context: Context) -> Outcome:
     job = catalog.job(session.job_id)
     repository = catalog.repository(job.repository_id)
     keys = RepositoryKeys(catalog, repository.repository_id)
-    work = msgspec.structs.replace(backup_work(context, job, repository, keys), reserve_bytes=0)
+    work = target_work(context, repository, chain_of(job, encrypted=keys.encrypted), may_fill=True)
     target = Target(context.crew, work, context.log, keys)
     warnings = Warnings(context.log)
     await context.leases.acquire(chain_demand(session, repository, work.directory))

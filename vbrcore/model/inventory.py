@@ -48,7 +48,10 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Repository(msgspec.Struct, frozen=True):
-    """A place for backup files. `reserve_bytes` None: 10 % of the file system, between 5 GiB and 20 % of it."""
+    """A place for backup files. `reserve_bytes` None: 10 % of the file system, between 5 GiB and 20 % of it.
+
+    `rate_limit_bytes_s`: what each target mover writes at most (0: no limit). `storage_class`: as it was found last.
+    """
 
     repository_id: str
     name: str
@@ -56,6 +59,8 @@ class Repository(msgspec.Struct, frozen=True):
     path: str
     slots: int
     reserve_bytes: int | None = None
+    rate_limit_bytes_s: int = 0
+    storage_class: str = ""
 
 
 class Credential(msgspec.Struct, frozen=True):

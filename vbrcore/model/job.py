@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from vbrcore.model.ids import file_name_part, short_id
 from vbrcore.model.retention import Retention
 
 Compression = Literal["none", "fast", "optimal", "high"]
@@ -19,8 +20,41 @@ class Schedule(msgspec.Struct, frozen=True):
     zone: str = "UTC"
 
 
+class Fulls(msgspec.Struct, frozen=True):
+    """On which days a job's session begins a generation: rules of `vbrcore.model.days`, in the time zone `zone`.
+
+    `active`: everything is read again. `synthetic`: made of what is stored, without a source. Where both are due it is
+    the active one.
+    """
+
+    active: str = ""
+    synthetic: str = ""
+    zone: str = "UTC"
+
+
+class HealthSchedule(msgspec.Struct, frozen=True):
+    """On which days a job's chains are checked after its session (a rule of `vbrcore.model.days`)."""
+
+    days: str = ""
+    deep: bool = False
+    zone: str = "UTC"
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A time of each day, "HH:MM" to "HH:MM" (past midnight where the end is earlier). Empty strings: any time."""
+
+    begin: str = ""
+    end: str = ""
+    zone: str = "UTC"
+
+
 class Job(msgspec.Struct, frozen=True):
-    """`machines` are names or shell patterns (`*`, `?`, `[...]`); `exclude` likewise, and wins."""
+    """`machines` are names or shell patterns (`*`, `?`, `[...]`); `exclude` likewise, and wins.
+
+    `directory`: of its chain, where that is not named by the job (chain mapping). `per_machine`: a chain for each
+    machine. `upkeep`: when space is given back: at the end of each session, or in this window only.
+    `source_repository_id`: a backup copy, of points of that repository instead of a hypervisor's machines.
+    """
 
     job_id: str
     name: str
@@ -34,3 +68,24 @@ class Job(msgspec.Struct, frozen=True):
     machine_retries: int = 3
     schedule: Schedule = Schedule()
     retention: Retention = Retention()
+    directory: str = ""
+    per_machine: bool = False
+    fulls: Fulls = Fulls()
+    health: HealthSchedule = HealthSchedule()
+    upkeep: Window = Window()
+    source_repository_id: str = ""
+
+    @property
+    def is_copy(self) -> bool:
+        return bool(self.source_repository_id)
+
+    def chain_directory(self, *, encrypted: bool) -> str:
+        """Return the chain's directory in its repository: the job's name for people, its id for certainty.
+
+        In an encrypted repository the name is not told. Chains of single machines lie below it.
+        """
+        if self.directory:
+            return self.directory
+        if encrypted:
+            return short_id(self.job_id)
+        return f"{file_name_part(self.name)}_{short_id(self.job_id)}"

@@ -6,7 +6,11 @@ import msgspec
 
 from vbrcore.model.errors import ErrorInfo
 
-SessionKind = Literal["backup", "restore", "verify", "delete", "rekey", "retention", "inventory", "cleanup"]
+SessionKind = Literal[
+    "backup", "copy", "restore", "verify", "health", "delete", "rekey", "retention", "upkeep", "inventory", "cleanup"
+]
+# Runs of a job, of which there is one at a time.
+JOB_RUNS: tuple[SessionKind, ...] = ("backup", "copy")
 SessionState = Literal["starting", "waiting", "running", "stopping", "ended"]
 Result = Literal["none", "success", "warning", "failed"]
 TaskState = Literal["pending", "assigned", "running", "done", "failed", "skipped"]
@@ -30,7 +34,10 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """`request` is the plain data of what was asked (a `SessionRequest` of the API, MessagePack built-ins)."""
+    """`request` is the plain data of what was asked (a `SessionRequest` of the API, MessagePack built-ins).
+
+    `report`: what it found out besides its result, as plain data of its kind.
+    """
 
     session_id: str
     job_id: str
@@ -49,6 +56,7 @@ class Session(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     error: ErrorInfo | None = None
     request: dict[str, object] = {}
+    report: dict[str, object] = {}
 
 
 class TaskNeeds(msgspec.Struct, frozen=True):

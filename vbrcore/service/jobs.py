@@ -118,7 +118,7 @@ def _schedule(call: Call, request: types.JobSchedule) -> types.JobView:
 def _retention(call: Call, request: types.JobRetention) -> types.JobView:
     check_retention(request.retention)
     job = find_job(call, request.name)
-    call.service.catalog.set_retention(job.job_id, request.retention)
+    call.service.catalog.update_job(job.job_id, retention=request.retention)
     return _view(call, find_job(call, job.job_id))
 
 
