@@ -70,8 +70,9 @@ class ChainWriter:
         an encrypted one; `set_key_slots` then comes before everything that writes. `new_generation`: an active full,
         that refers to nothing older; a retry in the same session goes on with it. It is also made where the generation
         that is there was begun before `fresh_after`. `fence` is called before each write and raises when this process
-        was cut off; `pace` before what upkeep copies, with its length. Raises `ChainLocked`, `FormatNewer`, and what the
-        storage raises.
+        was cut off; `pace` before what upkeep copies, with its length.
+
+        Raises `ChainLocked`, `FormatNewer`, and what the storage raises.
         """
         fence()
         run = Run(

@@ -2,19 +2,10 @@
 
 import time
 
-import msgspec
-
-from vbrcore.api.types import RetentionApply
-from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.retention import Verdict, decide
-from vbrcore.manager.chains import chain_of, target_work
 from vbrcore.manager.context import Context, Warnings
-from vbrcore.manager.demands import chain_demand
-from vbrcore.manager.keys import RepositoryKeys
-from vbrcore.manager.report import Outcome
-from vbrcore.manager.target import Target, TargetRun
+from vbrcore.manager.target import TargetRun
 from vbrcore.model.job import Job
-from vbrcore.model.session import Totals
 
 _WAITING = frozenset({"clock_not_trusted"})
 
@@ -45,34 +36,6 @@ async def apply_retention(
         await run.forget(tuple(verdict.point_id for verdict in going))
     context.log.info(f"retention: {len(verdicts) - len(going)} points stay, {len(going)} go")
     return verdicts
-
-
-async def run_retention(context: Context) -> Outcome:
-    """Run a session of kind `retention`: the policy on demand."""
-    catalog, session = context.catalog, context.session
-    request = msgspec.convert(session.request, RetentionApply)
-    job = catalog.job(session.job_id)
-    repository = catalog.repository(job.repository_id)
-    keys = RepositoryKeys(catalog, repository.repository_id)
-    work = target_work(context, repository, chain_of(job, encrypted=keys.encrypted), may_fill=True)
-    target = Target(context.crew, work, context.log, keys)
-    warnings = Warnings(context.log)
-    await context.leases.acquire(chain_demand(session, repository, work.directory))
-    catalog.update_session(session.session_id, state="running")
-    try:
-        run = await target.ready()
-        for warning in run.warnings:
-            warnings.add(warning)
-        clock = read_clock()
-        doubt = "" if request.trust_clock else catalog.clock_doubt(clock, newest_of(run))
-        await apply_retention(context, job, run, warnings, present=None, doubt=doubt)
-        await target.seal()
-        catalog.replace_points(repository.repository_id, job.job_id, work.directory, run.points)
-        if not doubt:
-            catalog.set_clock_seen(clock)
-        return Outcome(totals=Totals(stored_bytes=target.stored_bytes), warnings=warnings.all())
-    finally:
-        await target.kill()
 
 
 def newest_of(run: TargetRun) -> float | None:
