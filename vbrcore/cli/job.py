@@ -1,10 +1,10 @@
-"""`job create | list | show | run | stop | schedule | delete`."""
+"""`job create | list | show | run | stop | schedule | retention | delete`; more verbs stand in `upkeep`."""
 
 from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import parser, retention, values
+from vbrcore.cli import parser, retention, upkeep, values
 from vbrcore.cli.api import job as model
 from vbrcore.cli.api import operations, types
 from vbrcore.cli.confirm import confirmed
@@ -32,6 +32,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     _add_run_and_stop(verbs)
     _add_schedule(verbs)
     _add_retention(verbs)
+    upkeep.add_verbs(verbs)
     delete = parser.verb(
         verbs,
         "delete",
@@ -71,6 +72,7 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument("--block-size", choices=_BLOCK_SIZES, default="1M", help="unit of dedup (%(default)s)")
     create.add_argument("--compression", choices=_COMPRESSIONS, default="fast", help="effort (%(default)s)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
+    upkeep.add_options(create)
     retention.add_options(create)
 
 
@@ -86,15 +88,6 @@ def _add_run_and_stop(verbs: Nouns[Parser]) -> None:
     )
     run.add_argument("name", metavar="NAME")
     run.add_argument("--detach", action="store_true", help="start it and do not wait")
-    full = parser.verb(
-        verbs,
-        "full",
-        _full,
-        "read everything again into a full that needs nothing older",
-        "job full nightly --active --json",
-    )
-    full.add_argument("name", metavar="NAME")
-    full.add_argument("--active", action="store_true", help="read it from the machines (the only kind so far)")
     stop = parser.verb(
         verbs, "stop", _stop, "stop the running session of a job", "job stop nightly", "job stop nightly --now"
     )
@@ -143,6 +136,8 @@ def _create(args: argparse.Namespace) -> int:
         compression=args.compression,
         quiesce=args.quiesce,
         retention=retention.retention_of(args),
+        per_machine=args.per_machine,
+        fulls=upkeep.fulls_of(args),
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
 
@@ -185,6 +180,9 @@ def _show(args: argparse.Namespace) -> int:
             "quiesce": "yes" if view.quiesce else "no",
             "schedule": _when(view.schedule),
             "keeps": retention.summary(view.retention),
+            "chains": "one for each machine" if view.per_machine else "one for the job",
+            "fulls": upkeep.summary(view.fulls),
+            "upkeep": upkeep.window_summary(view.upkeep),
             "next run": moment(view.next_run),
             "last result": view.last_result or "-",
             "running": view.running or "",
@@ -204,11 +202,6 @@ def _run(args: argparse.Namespace) -> int:
     else:
         print(f"session {started.session_id} started")
     return 0
-
-
-def _full(args: argparse.Namespace) -> int:
-    with connect(args) as client:
-        return follow(client, operations.JOB_FULL, types.JobFull(args.name), as_json=args.json)
 
 
 def _stop(args: argparse.Namespace) -> int:
