@@ -113,7 +113,7 @@ class ChainWriter:
         self._index = upkeep.index
         self._fence = upkeep.fence
         self._readers = upkeep.readers
-        self._due = Due(upkeep.index_directory)
+        self._due = Due(upkeep.index_directory, ledger.run_number - 1)
         self._arrivals = Arrivals()
         self._commit_lock = threading.RLock()
         # Guards which file is written to (`_file`), by how many threads, and whether it is about to change.
@@ -360,6 +360,7 @@ class ChainWriter:
                 if file is not None:
                     self._seal_file(file)
             self._mark_healed()
+            self._due.ended(max((file.contents.run_number for file in self._ledger.files.values()), default=0))
         self.close()
 
     def close(self) -> None:
