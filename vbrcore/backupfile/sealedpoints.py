@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vbrcore.backupfile.encryption import NONCE_BYTES, ChainKey, checked_chain_id
 from vbrcore.model.errors import DataCorrupt
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.point import Point, PointDisk
 
 ROOT_MAC_BYTES: Final = 16
@@ -103,7 +104,7 @@ def open_point(point: Point, chain_key: ChainKey, chain_id: bytes) -> Point:
         # What is too short has no tag that fits; the cipher wants a whole nonce all the same.
         plain = _cipher(chain_key).decrypt(nonce.ljust(NONCE_BYTES, b"\0"), ciphertext, _ascii_id(point))
         names = _decoder.decode(plain)
-    except (InvalidTag, msgspec.DecodeError) as error:
+    except (InvalidTag, *UNDECODABLE) as error:
         raise DataCorrupt(
             f"the names of point {point.point_id} cannot be decrypted: damaged, or another key"
         ) from error
