@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import random
 import struct
 from base64 import b64encode
@@ -234,10 +235,10 @@ def _stored(random: random.Random, draft: Draft, row: list[int]) -> tuple[bytes,
     old = bytes(draft.data[row[1] + 64 : row[1] + 64 + row[2]]) if row[1] < 1 << 40 else b""
     way = random.randrange(6)
     if way == 0:  # a frame that holds much more than it says
-        return _frame(bytes(8 << 20), raw_length), raw_length, 1
+        return _frame(_zeros(8 << 20), raw_length), raw_length, 1
     if way == 1:  # one that says what it holds, which is much
-        length = random.choice((raw_length + 1, 1 << 26, (1 << 26) + 1))
-        return zstandard.compress(bytes(length)), length % (1 << 32), 1
+        length = random.choice(_BOMBS)
+        return _zeros(length), length % (1 << 32), 1
     if way == 2:  # one that does not say it
         return zstandard.ZstdCompressor(write_content_size=False).compress(bytes(raw_length % (1 << 23))), raw_length, 1
     if way == 3:  # two frames
@@ -247,9 +248,21 @@ def _stored(random: random.Random, draft: Draft, row: list[int]) -> tuple[bytes,
     return bytes(min(raw_length, 1 << 20)), raw_length, 0
 
 
+@functools.cache
+def _zeros(length: int) -> bytes:
+    """Return a frame of so many zeros: it is short."""
+    return zstandard.compress(bytes(length))
+
+
+# Made before memory is limited: they are what takes it.
+_BOMBS = (8193, (1 << 18) + 1, 1 << 22, 1 << 26, (1 << 26) + 1)
+for _length in (*_BOMBS, 8 << 20):
+    _zeros(_length)
+
+
 def _frame(data: bytes, said_length: int) -> bytes:
     """Return a frame whose header states another content size than it has."""
-    frame = bytearray(zstandard.compress(data))
+    frame = bytearray(data)
     width = 8 - 4 if frame[4] >> 6 == 2 else 8
     start = 5 + (0 if frame[4] & 0x20 else 1)
     frame[start : start + width] = (said_length % (1 << 32)).to_bytes(width, "little")

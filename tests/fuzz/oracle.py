@@ -12,7 +12,7 @@ from vbrcore.backupfile.maps import FANOUT, height
 from vbrcore.chain.files import read_files
 from vbrcore.chain.listing import list_chains, read_points
 from vbrcore.chain.reader import ChainReader
-from vbrcore.model.errors import DataCorrupt, FormatInvalid, StorageFailed, VbrError
+from vbrcore.model.errors import FormatInvalid, StorageFailed, VbrError
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.mover.disk_restore import DiskRestore
 from vbrcore.storage.port import Storage
@@ -133,48 +133,83 @@ def look(storage: Storage, chain: Chain) -> set[str]:
     reader = typed(lambda: ChainReader.open(storage, kit.DIRECTORY))
     if reader is None:
         return set()
-    whole = set()
     with reader:
         assert isinstance(reader.warnings, tuple)
         typed(lambda: reader.damaged)
         if chain.chain_key is not None:
             reader.unlock(chain.chain_key)
+        whole = _whole(reader, chain, _look_at)
         for listed in reader.points:
-            point = typed(lambda listed=listed: reader.point(listed.point_id))  # type: ignore[misc]
-            if point is not None and all([_look_at(reader, chain, point, number) for number in range(len(point.disks))]):
-                if not point.configuration or typed(lambda point=point: reader.block(point.configuration)) is not None:  # type: ignore[misc]
-                    whole.add(point.point_id)
-            pinned = typed(lambda listed=listed: ChainReader.open(storage, kit.DIRECTORY, listed.point_id))  # type: ignore[misc]
-            if pinned is not None:
-                pinned.close()
+            _pinned_and_given_back(storage, listed.point_id)
     return whole
 
 
+def whole_points(storage: Storage, chain: Chain) -> set[str]:
+    """Return the ids of the points that are whole, without all the other ways of reading."""
+    reader = typed(lambda: ChainReader.open(storage, kit.DIRECTORY))
+    if reader is None:
+        return set()
+    with reader:
+        if chain.chain_key is not None:
+            reader.unlock(chain.chain_key)
+        return _whole(reader, chain, _restores)
+
+
+def _whole(reader: ChainReader, chain: Chain, look_at: Callable[[ChainReader, Chain, Point, int], bool]) -> set[str]:
+    whole = set()
+    for listed in reader.points:
+        with contextlib.suppress(VbrError):
+            point = reader.point(listed.point_id)
+            disks = [look_at(reader, chain, point, number) for number in range(len(point.disks))]
+            if point.configuration:
+                reader.block(point.configuration)
+            if all(disks):
+                whole.add(point.point_id)
+    return whole
+
+
+def _pinned_and_given_back(storage: Storage, point_id: str) -> None:
+    with contextlib.suppress(VbrError), ChainReader.open(storage, kit.DIRECTORY, point_id):
+        pass
+
+
 def _look_at(reader: ChainReader, chain: Chain, point: Point, number: int) -> bool:
-    """Restore and check one disk of a point. Say whether it is whole."""
+    """Restore and check one disk of a point in every way. Say whether it is whole."""
+    disk, size = point.disks[number], point.block_size_bytes
+    whole = _restores(reader, chain, point, number)
+    wanted = _wanted(chain, point, number)
+    written = _restored(reader, disk, size, ordered=True)
+    if written is not None and written != wanted:
+        raise Wrong(f"point {point.point_id}, disk {number}: a stream of bytes that its map does not name")
+    healthy = _healthy(reader, disk, size, deep=True)
+    _healthy(reader, disk, size, deep=False)
+    if healthy and wanted is None:
+        raise Wrong(f"point {point.point_id}, disk {number}: verified though it is not whole")
+    return whole
+
+
+def _restores(reader: ChainReader, chain: Chain, point: Point, number: int) -> bool:
+    written = _restored(reader, point.disks[number], point.block_size_bytes, ordered=False)
+    if written is not None and written != _wanted(chain, point, number):
+        raise Wrong(f"point {point.point_id}, disk {number}: bytes that its map does not name")
+    return written is not None
+
+
+def _wanted(chain: Chain, point: Point, number: int) -> dict[int, bytes] | None:
+    """Return what a disk holds, by its map and, where it is one that was backed up, by the model; None: not whole."""
     disk = point.disks[number]
     try:
         wanted: dict[int, bytes] | None = expected(disk, point.block_size_bytes, chain.contents)
     except (Unknown, FormatInvalid):
         wanted = None
     model = chain.points.get(point.point_id)
-    same = model is not None and number < len(model.disks) and _same(model.disks[number], disk)
-    if chain.chain_key is not None and not same:
-        raise Wrong(f"a disk of point {point.point_id} was opened that nobody with the key has sealed")
-    if same:
+    if model is not None and number < len(model.disks) and _same(model.disks[number], disk):
         image = chain.images[point.point_id, number]
-        known = {index * point.block_size_bytes: content for index, content in image.items()}
-        if wanted is not None and known != wanted:
-            raise AssertionError("the model contradicts itself")
-    restored = [_restored(reader, disk, point.block_size_bytes, ordered=ordered) for ordered in (False, True)]
-    for written in restored:
-        if written is not None and written != wanted:
-            raise Wrong(f"point {point.point_id}, disk {number}: bytes that its map does not name")
-    healthy = _healthy(reader, disk, point.block_size_bytes, deep=True)
-    _healthy(reader, disk, point.block_size_bytes, deep=False)
-    if healthy and wanted is None:
-        raise Wrong(f"point {point.point_id}, disk {number}: verified though it is not whole")
-    return restored[0] is not None
+        if wanted != {index * point.block_size_bytes: content for index, content in image.items()}:
+            raise Wrong("the model contradicts itself")
+    elif chain.chain_key is not None:
+        raise Wrong(f"a disk of point {point.point_id} was opened that nobody with the key has sealed")
+    return wanted
 
 
 def _same(model: PointDisk, disk: PointDisk) -> bool:
@@ -207,4 +242,3 @@ def _healthy(reader: ChainReader, disk: PointDisk, block_size_bytes: int, *, dee
     return not damaged
 
 
-__all__ = ["DataCorrupt", "Hung", "Wrong", "bounded", "expected", "limit_memory", "look", "typed"]
