@@ -163,7 +163,7 @@ def _fulls(maker: _Maker) -> None:
     points = []
     for run in range(3):
         sender = maker.open()
-        points.append(sender.point((image | {run: kit.content(20 + run)}, kit.size_of(5))))
+        points.append(sender.point((image | {run: kit.content(20 + run)}, kit.size_of(5))).point_id)
         maker.writer.seal()
     maker.open()
     maker.writer.forget(points[:2])

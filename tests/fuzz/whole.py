@@ -29,7 +29,7 @@ T = TypeVar("T")
 CLASSES: Final[tuple[StorageClass, ...]] = ("clone", "punch", "copy")
 
 
-def _storage_of(files: dict[str, bytearray], storage_class: StorageClass = "clone") -> MemoryStorage:
+def storage_of(files: dict[str, bytearray], storage_class: StorageClass = "clone") -> MemoryStorage:
     storage = MemoryStorage(storage_class=storage_class)
     storage.files = {name: bytearray(data) for name, data in files.items()}  # type: ignore[assignment, misc]
     return storage
@@ -39,14 +39,14 @@ def chain(random: random.Random) -> None:
     """Readers: listing, restore, checks."""
     good = chain_of(random.choice(sorted(SHAPES)))
     files, model = mutated(random, good)
-    look(_storage_of(files), model)
+    look(storage_of(files), model)
 
 
 def writer(random: random.Random) -> None:
     """A writer goes on with spoilt files, and gives back: what was whole stays whole."""
     good = chain_of(random.choice(sorted(SHAPES)))
     files, model = mutated(random, good)
-    storage = _storage_of(files, random.choice(CLASSES))
+    storage = storage_of(files, random.choice(CLASSES))
     before = whole_points(storage, model) & _whole_by_generation(files, model)
     home = Path(tempfile.mkdtemp(prefix="vbr-fuzz-"))
     forgotten: set[str] = set()
@@ -68,11 +68,11 @@ def writer(random: random.Random) -> None:
 
 def _whole_by_generation(files: dict[str, bytearray], model: Chain) -> set[str]:
     """Return the points that are whole in their own generation: that another one has what they lack is luck."""
-    found = typed(lambda: read_files(_storage_of(files), kit.DIRECTORY))
+    found = typed(lambda: read_files(storage_of(files), kit.DIRECTORY))
     generations: dict[bytes, dict[str, bytearray]] = {}
     for file in found.files if found is not None else ():
         generations.setdefault(file.slot.generation_id, {})[file.name] = files[file.name]
-    whole = (whole_points(_storage_of(names), model) for names in generations.values())
+    whole = (whole_points(storage_of(names), model) for names in generations.values())
     return set().union(*whole)
 
 
