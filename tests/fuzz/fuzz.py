@@ -1,6 +1,7 @@
 """The long run: `script/fuzz`. One process per target; what fails is kept and can be run again."""
 
 import argparse
+import contextlib
 import json
 import random
 import subprocess
@@ -13,14 +14,15 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.fuzz.chains import SHAPES, chain_of
-from tests.fuzz.oracle import bounded, limit_memory
-from tests.fuzz.targets import TARGETS, Target
-
 try:
     import atheris
 except ImportError:
     atheris = None
+
+with contextlib.nullcontext() if atheris is None else atheris.instrument_imports(include=["vbrcore"]):
+    from tests.fuzz.chains import SHAPES, chain_of
+    from tests.fuzz.oracle import bounded, limit_memory
+    from tests.fuzz.targets import TARGETS, Target
 
 HERE = Path(__file__).resolve()
 RESULTS = HERE.parents[2] / ".fuzz"
@@ -134,7 +136,6 @@ def _with_atheris(options: argparse.Namespace, target: Target, engine: ModuleTyp
 
     once(bytes(64))
     limit_memory()
-    engine.instrument_all()
     arguments = [sys.argv[0], str(corpus), f"-max_total_time={int(options.seconds)}", "-max_len=4096"]
     arguments += [f"-artifact_prefix={folder}/", "-rss_limit_mb=0", "-print_final_stats=1", "-verbosity=0"]
     engine.Setup(arguments, once)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.fuzz.chains import SHAPES, chain_of
+from tests.fuzz.draft import NotWhole
 from tests.fuzz.mutations import MUTATIONS
 from tests.fuzz.oracle import Wrong, bounded, look
 from tests.fuzz.spoil import environment_number
@@ -46,10 +47,10 @@ def test_what_comes_from_outside_ends_in_a_typed_error_or_is_right(name: str) ->
 @pytest.mark.parametrize("name", ["chain", "extractor", "codec", "contents"])
 def test_hostile_input_takes_no_more_memory_than_is_stated(name: str) -> None:
     """In a process of its own, whose private memory may grow by `MEMORY_BYTES` and no more."""
-    command = [sys.executable, str(PROGRAM), "--target", name, "--executions", "60", "--seed", "1", "--engine", "random"]
+    command = [sys.executable, str(PROGRAM), "--target", name, "--executions", "40", "--seed", "1", "--engine", "random"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["executions"] == 60
+    assert json.loads(done.stdout.splitlines()[-1])["executions"] == 40
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -70,7 +71,7 @@ def test_each_mutation_changes_a_chain_that_is_whole(mutation: object) -> None:
         files = {name: bytearray(data) for name, data in good.files.items()}
         try:
             mutation(random.Random(seed), files, good.copy())  # type: ignore[operator]
-        except LookupError:
+        except NotWhole:  # this one needs what the file that was drawn has not
             continue
         changed += files != good.files
     assert changed >= 5
@@ -80,12 +81,10 @@ def test_a_restore_of_other_bytes_would_be_seen() -> None:
     """The judge itself: one other byte in the model is one wrong byte in what is restored."""
     good = chain_of("fulls")
     model = good.copy()
-    (point_id, number), image = next(iter(model.images.items()))
+    (point_id, number), image = list(model.images.items())[-1]
     first = min(image)
     model.images = {key: dict(image) for key, image in model.images.items()}
     model.images[point_id, number][first] = b"x" + image[first][1:]
     storage = storage_of({name: bytearray(data) for name, data in good.files.items()})
-    storage_points = {key for key, _ in model.images}
-    assert storage_points
     with pytest.raises(Wrong):
         look(storage, model)
