@@ -113,7 +113,11 @@ def _with_seeds(options: argparse.Namespace, target: Target) -> int:
                 failures[text] = seed + count
                 print(f"{options.target}: seed {seed + count}:\n{text}", file=sys.stderr)
         count += 1
-    print(json.dumps({"target": options.target, "engine": "random", "executions": count, "seed": seed, "failed": len(failures)}))
+    print(
+        json.dumps(
+            {"target": options.target, "engine": "random", "executions": count, "seed": seed, "failed": len(failures)}
+        )
+    )
     return int(bool(failures))
 
 

@@ -66,7 +66,7 @@ def exchanged(random: random.Random, files: Files, _: Chain) -> None:
     if length > 0:
         old = bytes(target[there : there + length])
         target[there : there + length] = source[here : here + length]
-        if random.random() < 0.5:  # noqa: PLR2004
+        if random.random() < 0.5:
             source[here : here + length] = old
 
 
@@ -291,7 +291,9 @@ def forged_map(random: random.Random, files: Files, forged: Chain) -> None:
     disk = random.choice(disks)
     disk["root"] = b64encode(name).decode()
     if random.randrange(2):
-        disk["size_bytes"] = random.choice((1, 262144, 262144 * 255 + 1, 262144 * 257, 1 << 36, 1 << 50, 1 << 60, 1 << 62))
+        disk["size_bytes"] = random.choice(
+            (1, 262144, 262144 * 255 + 1, 262144 * 257, 1 << 36, 1 << 50, 1 << 60, 1 << 62)
+        )
     draft.put_rows(said, 0, rows)
 
 

@@ -240,5 +240,3 @@ def _healthy(reader: ChainReader, disk: PointDisk, block_size_bytes: int, *, dee
     if any(offset < 0 or length <= 0 or offset + length > disk.size_bytes for offset, length in damaged):
         raise Wrong(f"damage outside of the disk: {damaged[:3]}")
     return not damaged
-
-

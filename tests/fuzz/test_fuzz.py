@@ -47,7 +47,18 @@ def test_what_comes_from_outside_ends_in_a_typed_error_or_is_right(name: str) ->
 @pytest.mark.parametrize("name", ["chain", "extractor", "codec", "contents"])
 def test_hostile_input_takes_no_more_memory_than_is_stated(name: str) -> None:
     """In a process of its own, whose private memory may grow by `MEMORY_BYTES` and no more."""
-    command = [sys.executable, str(PROGRAM), "--target", name, "--executions", "40", "--seed", "1", "--engine", "random"]
+    command = [
+        sys.executable,
+        str(PROGRAM),
+        "--target",
+        name,
+        "--executions",
+        "40",
+        "--seed",
+        "1",
+        "--engine",
+        "random",
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["executions"] == 40

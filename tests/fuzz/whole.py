@@ -166,7 +166,9 @@ def _extract(output: Path, arguments: list[str], point: Any, disk: Any, model: C
         return
     known = model.points.get(point.point_id)
     said = (disk.size_bytes, disk.root)
-    if model.chain_key is not None and (known is None or said != (known.disks[disk.number].size_bytes, known.disks[disk.number].root)):
+    if model.chain_key is not None and (
+        known is None or said != (known.disks[disk.number].size_bytes, known.disks[disk.number].root)
+    ):
         raise Wrong(f"a disk of point {point.point_id} was extracted that nobody with the key has sealed")
     try:
         blocks = expected(PointDisk("", "", *said), point.block_size, model.contents)

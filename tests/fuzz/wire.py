@@ -159,5 +159,3 @@ async def _read(data: bytes) -> bytes | None:
         return await transport_frames.read_frame(reader)
     except ProtocolError:
         return None
-
-

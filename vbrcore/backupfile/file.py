@@ -149,7 +149,7 @@ def _read_contents(storage: Storage, name: str, slot: Slot) -> tuple[Contents, b
     size_bytes = storage.size(name)
     if slot.contents_offset + slot.contents_length > size_bytes:
         raise DataCorrupt("the contents list is cut off")
-    if slot.body_end > -(-size_bytes // slot.alignment_bytes) * slot.alignment_bytes:
+    if slot.body_end >= size_bytes + slot.alignment_bytes:  # the last item need not be padded
         raise DataCorrupt(f"the file is cut off: it has {size_bytes} bytes, and its body ends at {slot.body_end}")
     data = storage.read(name, slot.contents_offset, slot.contents_length)
     if hashlib.sha256(data).digest() != slot.contents_sha256:
