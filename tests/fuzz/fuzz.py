@@ -46,6 +46,11 @@ class Choices(random.Random):
         return int.from_bytes(part, "little") >> (8 * count - k)
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     options = _options()
     for shape in SHAPES:
@@ -56,12 +61,12 @@ def main() -> int:
     if options.seed is not None and options.executions is None:
         with bounded():
             target(random.Random(options.seed))  # noqa: S311 - choices, not secrets
-        print(f"{options.target}: seed {options.seed} passes")
+        say(f"{options.target}: seed {options.seed} passes")
         return 0
     if options.input is not None:
         with bounded():
             target(Choices(options.input.read_bytes()))
-        print(f"{options.target}: {options.input} passes")
+        say(f"{options.target}: {options.input} passes")
         return 0
     if options.engine == "atheris" and atheris is not None:
         _with_atheris(options, target, atheris)
@@ -82,7 +87,7 @@ def _options() -> argparse.Namespace:
 
 def _all(options: argparse.Namespace) -> int:
     """Give each target its part of the time, by what the suite gives it; whole chains are worth most."""
-    print(f"engine: {options.engine}" + ("" if atheris is not None else " (atheris is not installed)"))
+    say(f"engine: {options.engine}" + ("" if atheris is not None else " (atheris is not installed)"))
     failed = 0
     weights = {name: 6 if name in {"chain", "writer", "extractor"} else 1 for name in TARGETS}
     for name, weight in weights.items():
@@ -107,17 +112,14 @@ def _with_seeds(options: argparse.Namespace, target: Target) -> int:
                 target(random.Random(seed + count))  # noqa: S311
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for
             text = _text_of(error)
             if text not in failures:
                 failures[text] = seed + count
-                print(f"{options.target}: seed {seed + count}:\n{text}", file=sys.stderr)
+                sys.stderr.write(f"{options.target}: seed {seed + count}:\n{text}\n")
         count += 1
-    print(
-        json.dumps(
-            {"target": options.target, "engine": "random", "executions": count, "seed": seed, "failed": len(failures)}
-        )
-    )
+    figures = {"executions": count, "seed": seed, "failed": len(failures)}
+    say(json.dumps({"target": options.target, "engine": "random"} | figures))
     return int(bool(failures))
 
 

@@ -40,7 +40,7 @@ def _any_file(random: random.Random, files: Files) -> bytearray:
 def flips(random: random.Random, files: Files, _: Chain) -> None:
     data = _any_file(random, files)
     # Most of a file is holes: places near something else are found by the bytes that are not zero.
-    for _ in range(random.randint(1, 4)):
+    for _time in range(random.randint(1, 4)):
         place = random.randrange(len(data)) if data else 0
         near = next((at for at in range(place, min(len(data), place + 8192)) if data[at]), place)
         if near < len(data):
@@ -182,7 +182,7 @@ def row_fields(random: random.Random, files: Files, _: Chain) -> None:
     rows = draft.rows(said["tables"][number])
     if not rows:
         raise NotWhole
-    for _ in range(random.randint(1, 3)):
+    for _time in range(random.randint(1, 3)):
         row, other = random.choice(rows), random.choice(rows)
         way = random.randrange(6)
         if way <= 1:

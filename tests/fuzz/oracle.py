@@ -4,6 +4,7 @@ import contextlib
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final, TypeVar
 
 from tests.fuzz.chains import Chain
@@ -60,7 +61,7 @@ def limit_memory() -> None:
 
     Private memory is counted (RLIMIT_DATA), not addresses: the index maps a file of 64 GiB.
     """
-    with open("/proc/self/status") as status:
+    with Path("/proc/self/status").open() as status:
         used_kib = next(int(line.split()[1]) for line in status if line.startswith("VmData:"))
     most = used_kib * 1024 + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
@@ -70,8 +71,7 @@ def typed(call: Callable[[], T]) -> T | None:
     """Return what a call returns; None for a typed error. Every other exception goes through: it is a failure."""
     try:
         return call()
-    except VbrError as error:
-        assert str(error)
+    except VbrError:
         return None
 
 

@@ -146,7 +146,7 @@ def test_a_dead_row_that_leads_to_a_living_extent_does_not_cost_it(tmp_path: Pat
     living = next(row for row in rows if row[0] == digest(kit.content(3)))
     dead[1] = living[1]
     draft.put_rows(said, 0, rows)
-    storage.files[name] = data  # type: ignore[assignment]
+    storage.files[name] = data
     writer = kit.open_writer(storage, tmp_path / "index")
     writer.forget([first.point_id])
     writer.give_back("punch", force=False)
@@ -206,14 +206,14 @@ def test_numbers_that_have_come_to_their_end_are_not_counted_on(tmp_path: Path, 
 @pytest.mark.parametrize(
     "text",
     [
-        b'{"point":"\xff"}',
+        b'{"generation_id":"\xff"}',
         b'{"deep":' + DEEP,
         msgspec.json.encode(Pinned(msgspec.structs.replace(kit.point_of(), block_size_bytes=0), "")),
     ],
 )
 def test_a_pin_that_cannot_be_read_is_a_failure_that_names_it(text: bytes) -> None:
     storage = MemoryStorage()
-    storage.files["job/pin-1.json"] = bytearray(text)  # type: ignore[assignment]
+    storage.files["job/pin-1.json"] = bytearray(text)
     storage.lock("job/pin-1.json")
     with pytest.raises(StorageFailed, match="pin-1"):
         read_pins(storage, "job")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.fuzz.chains import SHAPES, chain_of
 from tests.fuzz.draft import NotWhole
-from tests.fuzz.mutations import MUTATIONS
+from tests.fuzz.mutations import MUTATIONS, Mutation
 from tests.fuzz.oracle import Wrong, bounded, look
 from tests.fuzz.spoil import environment_number
 from tests.fuzz.targets import TARGETS
@@ -61,7 +61,7 @@ def test_hostile_input_takes_no_more_memory_than_is_stated(name: str) -> None:
     ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["executions"] == 40
+    assert json.loads(done.stdout.splitlines()[-1])["executions"] == 25
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -74,14 +74,14 @@ def test_chains_that_nobody_spoilt_are_whole(shape: str) -> None:
     assert len(whole) == {"increments": 3, "fulls": 2, "encrypted": 2}[shape]
 
 
-@pytest.mark.parametrize("mutation", sorted(set(MUTATIONS), key=lambda mutation: mutation.__name__))
-def test_each_mutation_changes_a_chain_that_is_whole(mutation: object) -> None:
+@pytest.mark.parametrize("mutation", dict.fromkeys(MUTATIONS))
+def test_each_mutation_changes_a_chain_that_is_whole(mutation: Mutation) -> None:
     good = chain_of("increments")
     changed = 0
     for seed in range(20):
         files = {name: bytearray(data) for name, data in good.files.items()}
         try:
-            mutation(random.Random(seed), files, good.copy())  # type: ignore[operator]
+            mutation(random.Random(seed), files, good.copy())  # noqa: S311 - choices, not secrets
         except NotWhole:  # this one needs what the file that was drawn has not
             continue
         changed += files != good.files

@@ -31,7 +31,7 @@ CLASSES: Final[tuple[StorageClass, ...]] = ("clone", "punch", "copy")
 
 def storage_of(files: dict[str, bytearray], storage_class: StorageClass = "clone") -> MemoryStorage:
     storage = MemoryStorage(storage_class=storage_class)
-    storage.files = {name: bytearray(data) for name, data in files.items()}  # type: ignore[assignment, misc]
+    storage.files = {name: bytearray(data) for name, data in files.items()}
     return storage
 
 
@@ -85,10 +85,10 @@ def _go_on(
         way = random.randrange(6)
         if way == 0:
             image = {0: kit.content(random.randrange(10)), 1: kit.content(2)}
-            typed(lambda: Sender(model, opened).point((image, kit.size_of(3))))
+            typed(functools.partial(Sender(model, opened).point, (image, kit.size_of(3))))
         elif way == 1 and opened.points:
             chosen = random.choice(opened.points).point_id
-            forgotten.update(typed(lambda: opened.forget([chosen])) or [chosen])
+            forgotten.update(typed(functools.partial(opened.forget, [chosen])) or [chosen])
         elif way == 2:
             typed(lambda: opened.give_back(storage_class, force=bool(random.randrange(2))))
         elif way == 3:
@@ -164,11 +164,10 @@ def _extract(output: Path, arguments: list[str], point: Any, disk: Any, model: C
         if output.exists():
             raise Wrong("a disk that is not whole was left")
         return
-    known = model.points.get(point.point_id)
     said = (disk.size_bytes, disk.root)
-    if model.chain_key is not None and (
-        known is None or said != (known.disks[disk.number].size_bytes, known.disks[disk.number].root)
-    ):
+    known = model.points.get(point.point_id)
+    sealed = [(own.size_bytes, own.root) for own in known.disks] if known is not None else []
+    if model.chain_key is not None and said not in sealed[disk.number : disk.number + 1]:
         raise Wrong(f"a disk of point {point.point_id} was extracted that nobody with the key has sealed")
     try:
         blocks = expected(PointDisk("", "", *said), point.block_size, model.contents)
