@@ -53,7 +53,7 @@ def test_hostile_input_takes_no_more_memory_than_is_stated(name: str) -> None:
         "--target",
         name,
         "--executions",
-        "40",
+        "25",
         "--seed",
         "1",
         "--engine",
