@@ -10,7 +10,7 @@ from typing import Final
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.backupfile.contents import is_gone
-from vbrcore.backupfile.file import BackupFile
+from vbrcore.backupfile.file import BackupFile, stands
 from vbrcore.backupfile.maps import walk
 from vbrcore.backupfile.slots import BODY_OFFSET
 from vbrcore.chain.files import ENDING, stem_of
@@ -220,8 +220,11 @@ class Eviction:
     def _punch_rows(self, swept: Swept, old: BackupFile, *, again: bool) -> None:
         """Make holes of what is not live (`again`: also of what was given back before) and of the list before."""
         ranges = [(old.slot.contents_offset, _blocks(old.slot.contents_length))]
-        for number, row in numbered_rows(old, self._upkeep.readers.get(old.name)):
-            if is_gone(swept.gone, number) and (again or not is_gone(old.gone, number)):
+        reader = self._upkeep.readers.get(old.name)
+        for number, row in numbered_rows(old, reader):
+            dead = is_gone(swept.gone, number) and (again or not is_gone(old.gone, number))
+            # A row that leads to something else must not cost what stands there.
+            if dead and stands(reader, old, row):
                 ranges.append((offset_of(row), extent_bytes(row, old)))
             if len(ranges) >= _RANGES_AT_ONCE:
                 self._make_holes(old.name, ranges)
@@ -258,7 +261,7 @@ def _unused(file: BackupFile, live: Iterable[bytes]) -> list[tuple[int, int]]:
     for offset, length in joined(used):
         if offset > end:
             ranges.append((end, offset - end))
-        end = offset + length
+        end = max(end, offset + length)
     return [*ranges, (end, max(0, file.slot.body_end - end))]
 
 
