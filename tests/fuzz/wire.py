@@ -124,7 +124,12 @@ def _messages() -> tuple[tuple[bytes, Any], ...]:
         messages.RestoreWork("t", "/r", "r1", "job", point.point_id, "d0"),
         messages.UseKey(messages.ChainSecret(bytes(16), bytes(32))),
     )
-    from_mover = (messages.Ready("/s", (point,)), messages.Log(1.0, "info", "x"), messages.KeyWanted(bytes(16), slots))
+    from_mover = (
+        messages.ChainPoints((point,)),
+        messages.Ready("/s", (bytes(32),)),
+        messages.Log(1.0, "info", "x"),
+        messages.KeyWanted(bytes(16), slots),
+    )
     relayed = (transport_messages.StartMover(1, "source", "j1", "s1", "t", "d0"), transport_messages.Ping())
     return (
         *((encode(message), messages.ToMover) for message in to_mover),
