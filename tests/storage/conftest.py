@@ -123,7 +123,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def storage(kind: Kind, request: pytest.FixtureRequest, file_systems: FileSystems) -> Storage:
+def storage(kind: Kind, file_systems: FileSystems) -> Storage:
     return file_systems.storage(next(name for name, known in KINDS.items() if known is kind))
 
 
