@@ -1,5 +1,6 @@
 """What a chain's writer may be at when it dies: histories of sessions, with marks of what was acknowledged when."""
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,11 @@ KEY_FILES: Final = [SecretBytes(b"the key file at first" * 4), SecretBytes(b"the
 Image = dict[int, bytes]
 
 
+def content(seed: int) -> bytes:
+    """A block that takes 16 KiB as it is stored, so that one that leaks is seen."""
+    return random.Random(seed).randbytes(12 * 1024).ljust(kit.BLOCK, b"\0")  # noqa: S311
+
+
 class History:
     """Sessions on a storage; what they do and acknowledge stands in `trace`."""
 
@@ -29,7 +35,7 @@ class History:
         self.index = index
         self.trace: list[Operation] = storage.trace if isinstance(storage, RecordingStorage) else []
         self.images: dict[str, Image] = {}
-        self.image: Image = {number * 70: kit.content(number) for number in range(6)}
+        self.image: Image = {number * 70: content(number) for number in range(6)}
         self.day = 0
         self.encrypted = False
         self.deletes = False
@@ -55,7 +61,7 @@ class History:
 
     def backup(self, writer: ChainWriter, machine: str = "m1") -> str:
         self.day += 1
-        self.image = {**self.image, (self.day % 6) * 70: kit.content(100 + self.day)}
+        self.image = {**self.image, (self.day % 6) * 70: content(100 + self.day)}
         point = kit.send_point(writer, self.image, SIZE, machine, sealing=self.sealing(writer))
         self.images[point.point_id] = self.image
         self.trace.append(("acknowledged", point.point_id))

@@ -6,24 +6,20 @@ VBRCORE_CRASH_FOLLOW of how many states one is gone on from (short form: 23). sc
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chain.crash_works import MARKS, WORKS, History, Work
-from tests.chain.crashing import check, go_on, index_after, make_everything_small
+from tests.chain.crash_works import WORKS, History, Work
+from tests.chain.crashing import check, fingerprint, go_on, index_after, make_everything_small
 from tests.chain.invariants import check_order
 from vbrcore.storage.capabilities import STORAGE_CLASSES, StorageClass
-from vbrcore.testing.recording_storage import Disk, Operation, RecordingStorage, crash_states
+from vbrcore.testing.recording_storage import Disk, RecordingStorage, crash_states
 
 RANDOM_STATES = int(os.environ.get("VBRCORE_CRASH_RANDOM", "2"))
 FOLLOWED = int(os.environ.get("VBRCORE_CRASH_FOLLOW", "23"))
 LEAST_STATES = 10_000
-
-
-def marks_in(trace: Sequence[Operation]) -> int:
-    return sum(operation[0] in MARKS for operation in trace)
 
 
 class Counter:
@@ -57,7 +53,7 @@ def test_every_prefix(
     for length, name, storage in crash_states(trace, RANDOM_STATES, storage_class=storage_class):
         counter.states += 1
         marks = trace[:length]
-        content = hash((tuple((key, bytes(data)) for key, data in storage.files.items()), marks_in(marks)))
+        content = fingerprint(storage, marks)
         if content in seen:  # nothing that was not looked at
             continue
         seen.add(content)

@@ -63,7 +63,8 @@ class RecordingStorage(MemoryStorage):
         begin: Mapping[str, bytes | bytearray] | None = None,
     ) -> None:
         super().__init__(capacity_bytes, storage_class=storage_class, alignment_bytes=alignment_bytes)
-        self.files.update({name: bytearray(content) for name, content in (begin or {}).items()})
+        self.begin: Final = dict(begin or {})
+        self.files.update({name: bytearray(content) for name, content in self.begin.items()})
         self.trace: list[Operation] = []
 
     @property
