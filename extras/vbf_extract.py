@@ -257,6 +257,7 @@ class BackupFile:
             raise ValueError("block size or alignment in the slot")
         said = json.loads(contents[16 : 16 + text_length])
         self.order = (int(said["run_number"]), int(said["revision"]))
+        self.generation_number = int(said.get("generation_number", 0))
         self.points = list(said.get("points", []))
         self.generation_files = set(map(str, said.get("generation_files", [])))
         self.key_slots = list(map(dict, said.get("key_slots", [])[:16]))
@@ -319,6 +320,7 @@ class Generation:
         self.chain_id, self.generation_id, self.encrypted = chain_id, generation_id, False
         self.chain_key: bytes | None = None
         self.files: list[BackupFile] = []
+        self.others: list[Generation] = []  # of the same chain: their extents are as good
         self.deep = True  # else blocks and configurations are not read: it is enough that they have rows
         self.good: set[tuple[bytes, int | None]] = set()  # what was looked at before: digests with lengths
 
@@ -341,7 +343,8 @@ class Generation:
     def content(self, digest: bytes, length: int | None, *, page: bool = False) -> bytes:
         """Return what a digest stands for, from the first extent that is right."""
         failures: list[str] = []
-        for file, row in ((one, row) for one in self.files for row in one.find(digest)):
+        files = (file for generation in (self, *self.others) for file in generation.files)
+        for file, row in ((one, row) for one in files for row in one.find(digest)):
             try:
                 with at(f"{file.path}: offset {row.offset}"):
                     file.check(row, length)
@@ -452,10 +455,14 @@ def load(options: argparse.Namespace, stack: contextlib.ExitStack) -> list[Point
             slots = [slot for other in chain for file in other.files for slot in file.key_slots]
             keys[generation.chain_id] = unlock(generation.chain_id, slots, secrets)
         generation.chain_key = keys.get(generation.chain_id)
+        generation.others = [other for other in chain if other is not generation]
     if secrets and not keys:
         raise Usage("a passphrase or key file was given, and nothing here is encrypted")
-    points = [point for generation in generations.values() for point in generation.points()]
-    return sorted(points, key=lambda point: (point.generation.chain_id, point.sequence))
+    # Of copies in several generations the one of the highest generation counts.
+    oldest_first = sorted(generations.values(), key=lambda one: max(file.generation_number for file in one.files))
+    points = [point for generation in oldest_first for point in generation.points()]
+    latest = {(point.generation.chain_id, point.point_id): point for point in points}
+    return sorted(latest.values(), key=lambda point: (point.generation.chain_id, point.sequence))
 
 
 def choose(items: list[Any], wanted: str, *names: str) -> Any:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.backupfile.file import BackupFile, open_file
@@ -21,6 +22,7 @@ from vbrcore.testing.memory_storage import MemoryStorage
 from vbrcore.testing.recording_storage import Disk, Operation
 
 Range = tuple[int, int]
+NONE: Final = frozenset[str]()
 
 
 def all_rows(storage: MemoryStorage, file: BackupFile, *, intact: bool = True) -> Iterator[bytes]:
@@ -109,12 +111,12 @@ def _check_unlisted(storage: MemoryStorage, name: str) -> None:
 # --- what a chain that was looked after is ----------------------------------------------------------------------------
 
 
-def check_tidy(storage: MemoryStorage, *, slack_bytes: int, most_pointless: int) -> None:
+def check_tidy(storage: MemoryStorage, *, slack_bytes: int, most_pointless: int, pins: frozenset[str] = NONE) -> None:
     """Nothing is there that is not needed: no file, no extent beyond what the storage's class may leave.
 
-    `slack_bytes` per file: what may wait to be punched.
+    `slack_bytes` per file: what may wait to be punched. `pins`: files of readers that read now.
     """
-    allowed = {f"{kit.DIRECTORY}/{LOCK_NAME}"}
+    allowed = {f"{kit.DIRECTORY}/{LOCK_NAME}", *pins}
     assert {name for name in storage.list("") if not name.endswith(ENDING)} <= allowed
     found = read_files(storage, kit.DIRECTORY)
     assert found.unreadable == ()

@@ -18,6 +18,7 @@ from vbrcore.storage.port import Storage
 
 BLOCK = 256 * 1024
 DIRECTORY = "job"
+CREATED = 1_700_000_000.0
 
 
 def open_writer(storage: Storage, index: Path, session_id: str = "", **changes: object) -> ChainWriter:
@@ -25,7 +26,7 @@ def open_writer(storage: Storage, index: Path, session_id: str = "", **changes: 
         "job_id": "j1",
         "job_name": "nightly",
         "session_id": session_id or new_id(),
-        "created": 1_700_000_000.0,
+        "created": CREATED,
         "block_size_bytes": BLOCK,
         "index_directory": index,
     }
@@ -90,7 +91,11 @@ def send_disk(
 
 
 def point_of(
-    *disks: PointDisk, machine: str = "m1", configuration: bytes = b"", block_size_bytes: int = BLOCK
+    *disks: PointDisk,
+    machine: str = "m1",
+    configuration: bytes = b"",
+    block_size_bytes: int = BLOCK,
+    created: float = CREATED,
 ) -> Point:
     return Point(
         point_id=new_id(),
@@ -101,7 +106,7 @@ def point_of(
         machine_id=machine,
         machine=machine,
         kind="increment",
-        created=1_700_000_000.0,
+        created=created,
         sequence=0,
         disks=disks,
         block_size_bytes=block_size_bytes,
@@ -116,11 +121,14 @@ def send_point(
     machine: str = "m1",
     *,
     block_size_bytes: int = BLOCK,
+    created: float = CREATED,
     sealing: Sealing | None = None,
 ) -> Point:
     disk = send_disk(writer, image, size_bytes, block_size_bytes=block_size_bytes, sealing=sealing)
     configuration = send(writer, f"<machine {machine}>".encode(), KIND_CONFIGURATION, sealing=sealing)
-    point = point_of(disk, machine=machine, configuration=configuration, block_size_bytes=block_size_bytes)
+    point = point_of(
+        disk, machine=machine, configuration=configuration, block_size_bytes=block_size_bytes, created=created
+    )
     if sealing is not None:
         point = seal_point(point, sealing.chain_key, sealing.chain_id)
     return writer.commit_point(point)
