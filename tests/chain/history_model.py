@@ -19,6 +19,7 @@ from vbrcore.backupfile.file import open_file
 from vbrcore.backupfile.filewriter import FileWriter
 from vbrcore.backupfile.maps import walk
 from vbrcore.backupfile.rows import HEADER_BYTES
+from vbrcore.chain.files import read_files
 from vbrcore.chain.listing import read_points
 from vbrcore.chain.reader import ChainReader
 from vbrcore.chain.retention import decide
@@ -217,7 +218,7 @@ class Histories(RuleBasedStateMachine):
     @rule(force=st.booleans())
     def give_back(self, force: bool) -> None:
         done = self.opened().give_back(self.storage_class, force=force)
-        if done is None or self.broken:
+        if done is None or self.is_hurt():
             return
         assert done.warnings == []
         if force:
@@ -226,13 +227,13 @@ class Histories(RuleBasedStateMachine):
     @rule(rewrite=st.booleans())
     def compact(self, rewrite: bool) -> None:
         done = self.opened().compact(self.storage_class, rewrite=rewrite)
-        assert done.warnings == [] or self.broken
+        assert done.warnings == [] or self.is_hurt()
 
     @rule()
     def synthetic_full(self) -> None:
         writer = self.opened()
         if writer.generation_points:
-            with contextlib.suppress(*[BlocksMissing, DataCorrupt] if self.broken else []):
+            with contextlib.suppress(*[BlocksMissing, DataCorrupt] if self.is_hurt() else []):
                 writer.synthetic_full(self.storage_class)
 
     # --- damage --------------------------------------------------------------------------------------
@@ -257,6 +258,14 @@ class Histories(RuleBasedStateMachine):
         with ChainReader.open(self.storage, kit.DIRECTORY) as reader:
             if reader.find(digest) is None and any(digest in kept.reach for kept in self.kept.values()):
                 self.broken.add(digest)
+
+    def is_hurt(self) -> bool:
+        """A generation has lost an extent, be there another in another generation: nothing is given back in it."""
+        files = read_files(self.storage, kit.DIRECTORY).files
+        intact = {(f.slot.generation_id, row[:DIGEST_BYTES]) for f in files for row in all_rows(self.storage, f)}
+        reached = frozenset[bytes]().union(*(kept.reach for kept in self.kept.values()))
+        named = {(f.slot.generation_id, damage.digest) for f in files for damage in f.contents.damaged}
+        return any(digest in reached for _, digest in named - intact)
 
     def is_broken(self, kept: Kept) -> bool:
         return bool(kept.reach & self.broken)
