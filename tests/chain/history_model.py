@@ -222,7 +222,12 @@ class Histories(RuleBasedStateMachine):
             return
         assert done.warnings == []
         if force:
-            check_tidy(self.storage, slack_bytes=LEAK_BYTES, most_pointless=MOST_POINTLESS, pins=frozenset(self.pins))
+            check_tidy(
+                self.storage,
+                slack_bytes=max(LEAK_BYTES, 2 * self.storage.alignment_bytes),
+                most_pointless=MOST_POINTLESS,
+                pins=frozenset(self.pins),
+            )
 
     @rule(rewrite=st.booleans())
     def compact(self, rewrite: bool) -> None:
