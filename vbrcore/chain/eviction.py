@@ -287,13 +287,15 @@ def _most_dead(movable: Sequence[Swept], needed_bytes: int) -> list[Swept]:
 def _cheapest(pointless: Sequence[Swept]) -> list[Swept]:
     """Return the smallest of the files: as many as make the bytes moved per file that goes least, but few.
 
-    What waits decays: to move many at once saves little beyond a dozen, and moves what would be dead soon.
+    They become one, and no more than `MOST_POINTLESS_FILES` stay, also where many points were forgotten at once. What
+    waits decays: to move many at once saves little beyond a dozen, and moves what would be dead soon.
     """
-    ordered = sorted(pointless, key=lambda swept: swept.live_bytes)[:_MERGED_AT_ONCE]
+    fewest = max(2, len(pointless) - MOST_POINTLESS_FILES + 1)
+    ordered = sorted(pointless, key=lambda swept: swept.live_bytes)[: max(fewest, _MERGED_AT_ONCE)]
     best, best_cost = len(ordered), float("inf")
     moved_bytes = 0
     for count, swept in enumerate(ordered, 1):
         moved_bytes += swept.live_bytes
-        if count > 1 and moved_bytes / (count - 1) <= best_cost:
+        if count >= fewest and moved_bytes / (count - 1) <= best_cost:
             best, best_cost = count, moved_bytes / (count - 1)
     return ordered[:best]
