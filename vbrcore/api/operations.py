@@ -56,6 +56,10 @@ JOB_UPKEEP = Operation("job_upkeep", "POST", "/v1/job/upkeep", t.JobUpkeep, t.Jo
 JOB_COMPACT = Operation("job_compact", "POST", "/v1/job/compact", t.JobCompact, t.SessionStarted)
 JOB_DELETE = Operation("job_delete", "DELETE", "/v1/job", t.Remove, t.Nothing)
 
+SCHEDULE_PREVIEW = Operation(
+    "schedule_preview", "GET", "/v1/schedule", t.SchedulePreview, tuple[t.ScheduledMoment, ...]
+)
+
 RETENTION_PREVIEW = Operation("retention_preview", "GET", "/v1/retention", t.ByName, tuple[t.VerdictView, ...])
 RETENTION_APPLY = Operation("retention_apply", "POST", "/v1/retention/apply", t.RetentionApply, t.SessionStarted)
 

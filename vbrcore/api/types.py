@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
-from vbrcore.model.job import Compression, Fulls, Schedule, Window
+from vbrcore.model.job import Compression, Fulls, Priority, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
 
@@ -223,12 +223,30 @@ class VerdictView(msgspec.Struct, frozen=True):
 
 
 class JobSchedule(msgspec.Struct, frozen=True):
+    """`schedule.after` is a name or an id; in views it is the name. Without a `priority` it stays as it is."""
+
     name: str
     schedule: Schedule
+    priority: Priority | None = None
+
+
+class SchedulePreview(msgspec.Struct, frozen=True):
+    name: str
+    count: int = 10
+
+
+class ScheduledMoment(msgspec.Struct, frozen=True):
+    """ISO 8601: in UTC, and as the clock in the schedule's zone shows it."""
+
+    at: str
+    local: str
 
 
 class JobView(msgspec.Struct, frozen=True):
-    """`next_run` is ISO 8601 in UTC, null without a schedule. `running` is the session that lives, or null."""
+    """`next_run` is ISO 8601 in UTC, null where it cannot be foreseen; `next_reason` says why it is then.
+
+    `running` is the session that lives, or null.
+    """
 
     job_id: str
     name: str
@@ -248,6 +266,8 @@ class JobView(msgspec.Struct, frozen=True):
     per_machine: bool = False
     fulls: Fulls = Fulls()
     upkeep: Window = Window()
+    priority: Priority = "regular"
+    next_reason: str = ""
 
 
 class ByName(msgspec.Struct, frozen=True):

@@ -53,5 +53,9 @@ class Catalog(
         """Return a number that changes when another process (or another `Catalog`) has written: cheap to poll."""
         return self._database.data_version()
 
+    def change_counts(self) -> tuple[int, int]:
+        """Likewise two numbers, of which one also changes with what this `Catalog` writes."""
+        return self._database.change_counts()
+
     def close(self) -> None:
         self._database.close()

@@ -82,6 +82,11 @@ class Database:
         """Return a number that changes when another connection has committed."""
         return self.number("PRAGMA data_version")
 
+    def change_counts(self) -> tuple[int, int]:
+        """Return numbers of which one changes with every change of a row, by whomever."""
+        with self._lock:
+            return self.data_version(), self._connection.total_changes
+
 
 @contextmanager
 def _errors(path: Path) -> Iterator[None]:

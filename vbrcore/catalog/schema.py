@@ -254,6 +254,7 @@ def _add_upkeep(tables: "sqlite_utils.Database") -> None:
         ("jobs", "health", "TEXT NOT NULL DEFAULT '{}'"),
         ("jobs", "upkeep", "TEXT NOT NULL DEFAULT '{}'"),
         ("jobs", "source_repository_id", "TEXT NOT NULL DEFAULT ''"),
+        ("jobs", "priority", "TEXT NOT NULL DEFAULT 'regular'"),
         ("repositories", "rate_limit_bytes_s", "INTEGER NOT NULL DEFAULT 0"),
         ("repositories", "storage_class", "TEXT NOT NULL DEFAULT ''"),
         ("sessions", "report", "TEXT NOT NULL DEFAULT '{}'"),

@@ -59,6 +59,13 @@ class SessionRows(Rows):
         sql = f"{_SESSIONS.select_sql} WHERE {' AND '.join(clauses)} ORDER BY created DESC LIMIT ?"
         return tuple(_SESSIONS.struct(row) for row in self._database.rows(sql, (*values, limit)))
 
+    def last_run(self, job_id: str, *, ended: bool = False) -> Session | None:
+        """Return the newest run of a job, if any; or the newest that has ended."""
+        state = " AND state = 'ended'" if ended else ""
+        sql = f"{_SESSIONS.select_sql} WHERE job_id = ? AND {_IS_JOB_RUN}{state} ORDER BY created DESC LIMIT 1"
+        found = self._database.row(sql, (job_id,))
+        return None if found is None else _SESSIONS.struct(found)
+
     def last_results(self) -> dict[str, Result]:
         """Return how the newest ended run of each job went, by job id."""
         rows = self._database.rows(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import parser, retention, upkeep, values
-from vbrcore.cli.api import job as model
+from vbrcore.cli import parser, retention, schedule, upkeep
 from vbrcore.cli.api import operations, types
 from vbrcore.cli.confirm import confirmed
 from vbrcore.cli.context import call, connect
 from vbrcore.cli.follow import follow
-from vbrcore.cli.output import duration, moment, print_fields, print_json, print_table, say, size
+from vbrcore.cli.output import moment, print_fields, print_json, print_table, size
 from vbrcore.cli.parser import Nouns, Parser
 
 _BLOCK_SIZES = {"256K": 256 * 1024, "1M": 1024 * 1024, "4M": 4 * 1024 * 1024}
@@ -30,7 +29,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     show = parser.verb(verbs, "show", _show, "show a job", "job show nightly")
     show.add_argument("name", metavar="NAME")
     _add_run_and_stop(verbs)
-    _add_schedule(verbs)
+    schedule.add_verb(verbs)
     _add_retention(verbs)
     upkeep.add_verbs(verbs)
     delete = parser.verb(
@@ -95,24 +94,6 @@ def _add_run_and_stop(verbs: Nouns[Parser]) -> None:
     stop.add_argument("--now", action="store_true", help="do not let started machines finish")
 
 
-def _add_schedule(verbs: Nouns[Parser]) -> None:
-    schedule = parser.verb(
-        verbs,
-        "schedule",
-        _schedule,
-        "say when a job runs by itself",
-        "job schedule nightly --daily 22:00",
-        "job schedule nightly --every 15m",
-        "job schedule nightly --none",
-    )
-    schedule.add_argument("name", metavar="NAME")
-    when = schedule.add_mutually_exclusive_group(required=True)
-    when.add_argument("--daily", metavar="HH:MM", help="once a day")
-    when.add_argument("--every", metavar="TIME", help="again and again, e.g. 15m, 4h, 1d")
-    when.add_argument("--none", action="store_true", help="only when asked")
-    schedule.add_argument("--zone", metavar="ZONE", help="IANA name of the time zone for --daily (this machine's)")
-
-
 def _add_retention(verbs: Nouns[Parser]) -> None:
     keep = parser.verb(
         verbs,
@@ -154,11 +135,12 @@ def _list(args: argparse.Namespace) -> int:
             v.repository,
             "running" if v.running else v.last_result or "-",
             moment(v.next_run),
+            v.next_reason or "-",
             " ".join(v.machines),
         )
         for v in views
     ]
-    print_table(("NAME", "HYPERVISOR", "REPOSITORY", "LAST RESULT", "NEXT RUN", "MACHINES"), rows)
+    print_table(("NAME", "HYPERVISOR", "REPOSITORY", "LAST RESULT", "NEXT RUN", "WHY THEN", "MACHINES"), rows)
     return 0
 
 
@@ -178,17 +160,18 @@ def _show(args: argparse.Namespace) -> int:
             "block size": size(view.block_size_bytes),
             "compression": view.compression,
             "quiesce": "yes" if view.quiesce else "no",
-            "schedule": _when(view.schedule),
+            "schedule": schedule.summary(view.schedule),
             "keeps": retention.summary(view.retention),
             "chains": "one for each machine" if view.per_machine else "one for the job",
             "fulls": upkeep.summary(view.fulls),
             "upkeep": upkeep.window_summary(view.upkeep),
-            "next run": moment(view.next_run),
+            "priority": view.priority,
+            "next run": f"{moment(view.next_run)}{f' ({view.next_reason})' if view.next_reason else ''}",
             "last result": view.last_result or "-",
             "running": view.running or "",
         }
     )
-    _warn(view)
+    schedule.warn(view)
     return 0
 
 
@@ -211,19 +194,6 @@ def _stop(args: argparse.Namespace) -> int:
     else:
         print(f"job {args.name} is stopping")
     return 0
-
-
-def _schedule(args: argparse.Namespace) -> int:
-    from vbrcore.cli.zone import local_zone  # noqa: PLC0415 - zone data is of no use to --help
-
-    zone = args.zone or local_zone()
-    if args.daily is not None:
-        schedule = model.Schedule(kind="daily", daily=args.daily, zone=zone)
-    elif args.every is not None:
-        schedule = model.Schedule(kind="every", every_s=values.duration_s(args.every), zone=zone)
-    else:
-        schedule = model.Schedule()
-    return _print(args, call(args, operations.JOB_SCHEDULE, types.JobSchedule(args.name, schedule)), "scheduled")
 
 
 def _retention(args: argparse.Namespace) -> int:
@@ -251,21 +221,6 @@ def _print(args: argparse.Namespace, view: types.JobView, done: str) -> int:
     if args.json:
         print_json(view)
     else:
-        print(f"job {view.name} {done}: {_when(view.schedule)}")
-    _warn(view)
+        print(f"job {view.name} {done}: {schedule.summary(view.schedule)}")
+    schedule.warn(view)
     return 0
-
-
-def _warn(view: types.JobView) -> None:
-    for warning in view.warnings:
-        say(f"warning: {warning}")
-
-
-def _when(schedule: model.Schedule) -> str:
-    match schedule.kind:
-        case "daily":
-            return f"daily at {schedule.daily} ({schedule.zone})"
-        case "every":
-            return f"every {duration(schedule.every_s)}"
-        case "none":
-            return "runs only when asked"

@@ -13,6 +13,7 @@ NOUNS = {
     "hypervisor": "where machines are found",
     "repository": "where backup files are kept",
     "job": "what is backed up, where to and when",
+    "schedule": "when jobs run by themselves",
     "session": "runs of jobs, restores and checks",
     "point": "restore points",
     "retention": "which restore points stay, and why",

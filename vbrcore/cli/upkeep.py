@@ -95,6 +95,16 @@ def summary(fulls: model.Fulls) -> str:
     return f"{', '.join(rules)} ({fulls.zone})" if rules else "forever-incremental"
 
 
+def window_of(text: str | None, zone: str) -> model.Window:
+    """Read "HH:MM-HH:MM"; without it, any time."""
+    if text is None:
+        return model.Window()
+    begin, dash, end = text.partition("-")
+    if not dash or not begin or not end:
+        raise errors.UsageError(f"{text} is no window of the form HH:MM-HH:MM")
+    return model.Window(begin, end, zone)
+
+
 def window_summary(window: model.Window) -> str:
     """Return when upkeep runs, for people."""
     return f"{window.begin} to {window.end} ({window.zone})" if window.begin else "at the end of each session"
@@ -116,12 +126,7 @@ def _fulls(args: argparse.Namespace) -> int:
 def _upkeep(args: argparse.Namespace) -> int:
     from vbrcore.cli.zone import local_zone  # noqa: PLC0415 - zone data is of no use to --help
 
-    window = model.Window()
-    if args.window is not None:
-        begin, dash, end = args.window.partition("-")
-        if not dash or not begin or not end:
-            raise errors.UsageError(f"{args.window} is no window of the form HH:MM-HH:MM")
-        window = model.Window(begin, end, args.zone or local_zone())
+    window = window_of(args.window, args.zone or local_zone())
     view = call(args, operations.JOB_UPKEEP, types.JobUpkeep(args.name, window))
     return _print(args, view, f"upkeep {window_summary(view.upkeep)}")
 

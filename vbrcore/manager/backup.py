@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.disks import CONFIGURATION, JobParts
+from vbrcore.manager.gate import Gate
 from vbrcore.manager.jobchains import JobChains
 from vbrcore.manager.machine import MachineBackup
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.selection import Selection, select
-from vbrcore.model.errors import LeaseLost, MachineNotFound, SessionStopped, VbrError
+from vbrcore.model.errors import LeaseLost, MachineNotFound, OutsideWindow, SessionStopped, VbrError
 from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Machine
 from vbrcore.model.session import Task, Totals
@@ -25,14 +26,16 @@ async def run_backup(context: Context) -> Outcome:
     repository = catalog.repository(job.repository_id)
     hypervisor = catalog.hypervisor(job.hypervisor_id)
     chains = JobChains(context, job, repository, Warnings(log))
+    gate = Gate(job.schedule, context.session, context.stop, log)
+    gate.start()
     connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
     starting = asyncio.create_task(context.crew.transport())
     try:
-        await chains.begin()
+        await gate.while_open(chains.begin())
         catalog.update_session(context.session.session_id, state="running")
         (connection, inventory), _ = await asyncio.gather(_inventory(connecting), chains.open_shared())
         log.info(f"{len(inventory)} machines in the inventory")
-        selection = select(job, inventory, catalog.machines_of(job.job_id))
+        selection = select(job, inventory, catalog.machines_of(job.job_id), _without(context))
         parts = JobParts(
             job=job,
             repository=repository,
@@ -40,6 +43,7 @@ async def run_backup(context: Context) -> Outcome:
             repository_server=catalog.server_by_name(repository.server),
             connection=connection,
             warnings=chains.warnings,
+            gate=gate,
         )
         machines = [
             MachineBackup(
@@ -57,10 +61,20 @@ async def run_backup(context: Context) -> Outcome:
         await chains.finish(present, retain=any(machine.point is not None for machine in machines))
         return _outcome(machines, failures, chains)
     finally:
+        await gate.close()
         await chains.kill()
         connected, _ = await asyncio.gather(connecting, starting, return_exceptions=True)
         if isinstance(connected, Connection):
             await connected.close()
+
+
+def _without(context: Context) -> tuple[str, ...]:
+    """Return the ids of the machines that this session, a retry, need not back up again."""
+    named = context.session.request.get("without", ())
+    without = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+    if without:
+        context.log.info(f"a retry: {len(without)} machines have their point already")
+    return without
 
 
 async def _inventory(connecting: "asyncio.Task[Connection]") -> tuple[Connection, Sequence[Machine]]:
@@ -139,7 +153,7 @@ async def _run_all(
     for task, machine in running.items():
         if task.cancelled():
             lost = context.leases.lost.is_set()
-            machine.end(LeaseLost("the session lost its leases") if lost else SessionStopped("stopped on request"))
+            machine.end(LeaseLost("the session lost its leases") if lost else context.stop.reason)
         elif (error := task.exception()) is not None:
             context.log.error("".join(traceback.format_exception(error)), machine=machine.machine.name)
             machine.end(VbrError(f"{machine.machine.name}: {type(error).__name__}: {error}"))
@@ -164,11 +178,16 @@ def _outcome(machines: Iterable[MachineBackup], failures: list[VbrError], chains
         totals = totals.plus(machine.totals)
         if machine.error is not None:
             errors.append(machine.error)
-    stopped = next((error for error in errors if isinstance(error, SessionStopped)), None)
+    errors.sort(key=_weight)
     return Outcome(
         totals=Totals(totals.read_bytes, totals.transferred_bytes, chains.stored_bytes, totals.audit_bytes),
         warnings=chains.warnings.all(),
-        error=(stopped or errors[0]).info() if errors else None,
+        error=errors[0].info() if errors else None,
         failures=len(errors),
         report={"chains": chains.report},
     )
+
+
+def _weight(error: VbrError) -> int:
+    """Of several errors the session tells one: that it was stopped, else a failure, else the end of its window."""
+    return 0 if isinstance(error, SessionStopped) else 2 if isinstance(error, OutsideWindow) else 1

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 from vbrcore.balancer.demand import (
+    CLASS_ARCHIVE,
+    CLASS_HIGH,
     CLASS_REGULAR,
     CLASS_RESTORE,
     RANK_OPEN_MACHINE,
@@ -11,12 +13,21 @@ from vbrcore.balancer.demand import (
     Unit,
 )
 from vbrcore.model.inventory import Hypervisor, Machine, Repository, Server
+from vbrcore.model.job import Job
 from vbrcore.model.session import Session, Task
 
 SESSION_SCOPE = "session"
+_CLASSES = {"high": CLASS_HIGH, "regular": CLASS_REGULAR, "low": CLASS_ARCHIVE}
 
 
-def chain_demand(session: Session, repository: Repository, directory: str) -> Demand:
+def class_of(job: Job) -> int:
+    """Return the class of what a job's sessions do, upkeep included."""
+    return _CLASSES[job.priority]
+
+
+def chain_demand(
+    session: Session, repository: Repository, directory: str, *, class_rank: int = CLASS_REGULAR
+) -> Demand:
     """Level 1: the chain, by the session, from start to end."""
     return Demand(
         demand_id=f"{session.session_id}:chain:{repository.repository_id}/{directory}",
@@ -24,7 +35,7 @@ def chain_demand(session: Session, repository: Repository, directory: str) -> De
         level="chain",
         scope=SESSION_SCOPE,
         created=session.created,
-        class_rank=CLASS_REGULAR,
+        class_rank=class_rank,
         manual=session.manual,
         units=(Unit(f"chain:{repository.repository_id}/{directory}"),),
         session_started=session.started or session.created,
@@ -46,6 +57,7 @@ def disk_demand(
     task: Task,
     machine: Machine,
     *,
+    class_rank: int = CLASS_REGULAR,
     scope: str,
     hypervisor: Hypervisor,
     modes: Iterable[tuple[Server, str]],
@@ -60,7 +72,7 @@ def disk_demand(
         level="task",
         scope=task.task_id,
         created=task.created,
-        class_rank=CLASS_REGULAR,
+        class_rank=class_rank,
         manual=session.manual,
         units=(Unit(f"repository:{repository.repository_id}"),),
         machine_scope=scope,
@@ -116,7 +128,14 @@ def read_demand(session: Session, task: Task, repository: Repository, repository
     )
 
 
-def upkeep_demand(session: Session, repository: Repository, repository_server: Server, directory: str) -> Demand:
+def upkeep_demand(
+    session: Session,
+    repository: Repository,
+    repository_server: Server,
+    directory: str,
+    *,
+    class_rank: int = CLASS_REGULAR,
+) -> Demand:
     """Level 3: a chain whose space is given back, or that is made a full of, is one task of its repository.
 
     It may run where the repository is full: it is what makes room.
@@ -127,7 +146,7 @@ def upkeep_demand(session: Session, repository: Repository, repository_server: S
         level="task",
         scope=f"upkeep:{directory}",
         created=session.created,
-        class_rank=CLASS_REGULAR,
+        class_rank=class_rank,
         manual=session.manual,
         units=(Unit(f"repository:{repository.repository_id}"),),
         choices=(Choice(repository_server.name, "", (Unit(f"host:{repository_server.server_id}"),)),),

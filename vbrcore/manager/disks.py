@@ -8,7 +8,8 @@ import msgspec
 
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
-from vbrcore.manager.demands import disk_demand, further_disk_demand
+from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
+from vbrcore.manager.gate import Gate
 from vbrcore.manager.source import run_mover
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import CanNeverRun, InvalidValue, MoverLost, VbrError
@@ -33,6 +34,7 @@ class JobParts(msgspec.Struct, frozen=True):
     repository_server: Server
     connection: Connection
     warnings: Warnings
+    gate: Gate
 
 
 class MachineDisks:
@@ -60,6 +62,7 @@ class MachineDisks:
             self._context.session,
             first,
             self._machine,
+            class_rank=class_of(self._parts.job),
             scope=self._machine_scope,
             hypervisor=self._parts.connection.row,
             modes=self._modes(),

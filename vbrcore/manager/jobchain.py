@@ -10,7 +10,7 @@ from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.givenback import GivenBack
 from vbrcore.manager.chains import Chain, target_work
 from vbrcore.manager.context import Context, Warnings
-from vbrcore.manager.demands import chain_demand, upkeep_demand
+from vbrcore.manager.demands import chain_demand, class_of, upkeep_demand
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.retention import apply_retention, newest_of
 from vbrcore.manager.target import Target, TargetRun
@@ -80,7 +80,9 @@ class JobChain:
     async def acquire(self) -> None:
         """Take the chain for the session. Idempotent."""
         if not self._acquired:
-            await self._context.leases.acquire(chain_demand(self._context.session, self._repository, self.directory))
+            rank = class_of(self._job)
+            demand = chain_demand(self._context.session, self._repository, self.directory, class_rank=rank)
+            await self._context.leases.acquire(demand)
             self._acquired = True
 
     async def ready(self) -> TargetRun:
@@ -169,7 +171,8 @@ class JobChain:
         """Hold a slot of the repository meanwhile."""
         context = self._context
         server = context.catalog.server_by_name(self._repository.server)
-        demand = upkeep_demand(context.session, self._repository, server, self.directory)
+        rank = class_of(self._job)
+        demand = upkeep_demand(context.session, self._repository, server, self.directory, class_rank=rank)
         await context.leases.acquire(demand)
         try:
             yield

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from vbrcore.balancer.demand import Demand, Grant
+from vbrcore.balancer.demand import RANK_OPEN_MACHINE, Demand, Grant
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
 from vbrcore.manager.stop import StopWatch
@@ -63,7 +63,8 @@ class Leases:
                     self._refuse_hopeless(demand)
                 if self.lost.is_set():
                     raise LeaseLost(f"session {self._session_id} lost its leases")
-                self._stop.check()
+                if demand.class_rank != RANK_OPEN_MACHINE:  # a machine that was started is finished
+                    self._stop.check()
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 1.5, _POLL_MAX_S)
         except BaseException:

@@ -10,7 +10,7 @@ from vbrcore.manager.jobchain import JobChain
 from vbrcore.manager.journal import SnapshotEntry, SnapshotJournal
 from vbrcore.manager.outcome import committed_point
 from vbrcore.manager.target import TargetRun
-from vbrcore.model.errors import SessionStopped, VbrError, info_of
+from vbrcore.model.errors import OutsideWindow, SessionStopped, VbrError, info_of
 from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Machine
 from vbrcore.model.point import Point, PointDisk
@@ -19,7 +19,6 @@ from vbrcore.mover.messages import DiskDone
 from vbrcore.plugins.api import BaseDisk, Snapshot, SnapshotPlan, SnapshotRequest
 
 RETRY_WAITS_S = (5.0, 15.0, 45.0)  # DESIGN 4.6
-SCHEDULED_RETRY_WAIT_S = 600.0  # DESIGN 4.6: nobody waits, and what failed has time to mend
 
 
 class MachineBackup:
@@ -45,15 +44,18 @@ class MachineBackup:
     async def run(self) -> None:
         """Try the machine, and again as a whole after a failure that retrying can mend. Raises nothing expected."""
         log = self._context.log
-        for attempt in range(1 + self._parts.job.machine_retries):
+        for attempt in range(1 + self._retries):
             try:
                 await self._attempt(attempt)
+            except OutsideWindow as error:
+                self.error = self.error or error  # what it failed by before says more
+                break
             except VbrError as error:
                 self.error = error
                 log.error(f"attempt {attempt + 1}: {error.code}: {error}", machine=self._name)
                 if not self._try_again(error, attempt):
                     break
-                wait_s = self._retry_wait_s(attempt)
+                wait_s = RETRY_WAITS_S[min(attempt, len(RETRY_WAITS_S) - 1)]
                 log.info(f"the machine is tried again in {wait_s:.0f} s", machine=self._name)
                 self._reset_tasks(f"retry in {wait_s:.0f} s")
                 await pause(wait_s, self._context.stop)
@@ -69,12 +71,16 @@ class MachineBackup:
 
     def _try_again(self, error: VbrError, attempt: int) -> bool:
         stopped = self._context.stop.requested.is_set() or self._context.leases.lost.is_set()
-        return error.retryable and not stopped and attempt < self._parts.job.machine_retries
+        return error.retryable and not stopped and attempt < self._retries
 
-    def _retry_wait_s(self, attempt: int) -> float:
-        if not self._context.session.manual:
-            return SCHEDULED_RETRY_WAIT_S
-        return RETRY_WAITS_S[min(attempt, len(RETRY_WAITS_S) - 1)]
+    @property
+    def _retries(self) -> int:
+        """A scheduled session leaves retries to sessions that follow it, if there are any: not three times three.
+
+        Nobody waits, what failed has more time to mend, and meanwhile neither the chain nor a process is held.
+        """
+        job = self._parts.job
+        return 0 if job.schedule.session_retries and not self._context.session.manual else job.machine_retries
 
     def _reset_tasks(self, reason: str) -> None:
         for task in self._tasks:
@@ -82,13 +88,13 @@ class MachineBackup:
 
     def _close_tasks(self) -> None:
         """Give the tasks that did not fail themselves the machine's error: no task of a failed machine is done."""
-        skipped = isinstance(self.error, SessionStopped)
+        skipped = isinstance(self.error, SessionStopped | OutsideWindow)
         error = None if skipped or self.error is None else info_of(self.error)
         for task in self._tasks:
             self._context.catalog.update_task(
                 task.task_id,
                 state="skipped" if skipped else "failed",
-                reason="session_stopped" if skipped else "",
+                reason=self.error.code if skipped and self.error is not None else "",
                 error=error,
                 ended=time.time(),
             )
@@ -96,10 +102,12 @@ class MachineBackup:
     # --- one attempt ----------------------------------------------------------------------------
 
     async def _attempt(self, attempt: int) -> None:
+        gate = self._parts.gate
         self._context.stop.check()
-        await self.chain.acquire()
+        gate.check()
+        await gate.while_open(self.chain.acquire())
         try:
-            await self._disks.acquire_first()
+            await gate.while_open(self._disks.acquire_first())
             self._context.stop.check()
             target = await self.chain.ready()
             await self._with_snapshot(target, attempt)

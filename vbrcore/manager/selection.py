@@ -1,6 +1,6 @@
 """Which machines a job means: names and patterns against an inventory. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -33,8 +33,13 @@ def _matches(machine: Machine, selector: str) -> bool:
     )
 
 
-def select(job: Job, inventory: Sequence[Machine], known_names: Iterable[str]) -> Selection:
-    """Resolve the job's selectors. `known_names` are the machines that the job has points of."""
+def select(
+    job: Job, inventory: Sequence[Machine], known_names: Iterable[str], without: Container[str] = ()
+) -> Selection:
+    """Resolve the job's selectors. `known_names` are the machines that the job has points of.
+
+    `without`: ids of machines that this session leaves out, because an earlier one has done them.
+    """
     known = tuple(known_names)
     chosen: dict[str, Machine] = {}
     missing: list[str] = []
@@ -52,6 +57,8 @@ def select(job: Job, inventory: Sequence[Machine], known_names: Iterable[str]) -
         else:
             unmatched.append(selector)
     kept = tuple(
-        machine for machine in chosen.values() if not any(_matches(machine, selector) for selector in job.exclude)
+        machine
+        for machine in chosen.values()
+        if machine.machine_id not in without and not any(_matches(machine, selector) for selector in job.exclude)
     )
     return Selection(kept, tuple(missing), tuple(vanished), tuple(unmatched))

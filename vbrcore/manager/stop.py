@@ -4,7 +4,7 @@ import asyncio
 import signal
 
 from vbrcore.catalog.catalog import Catalog
-from vbrcore.model.errors import CatalogUnavailable, SessionStopped
+from vbrcore.model.errors import CatalogUnavailable, SessionStopped, VbrError
 
 _POLL_S = 0.25
 
@@ -17,6 +17,7 @@ class StopWatch:
         self.now = asyncio.Event()
         self._catalog = catalog
         self._session_id = session_id
+        self._reason: VbrError = SessionStopped("the session was asked to stop")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -26,9 +27,21 @@ class StopWatch:
         self._task = asyncio.create_task(self._watch(), name="stop-watch")
 
     def check(self) -> None:
-        """Raise `SessionStopped` if nothing new may begin."""
+        """Raise what ends the session, mostly `SessionStopped`, if nothing new may begin."""
         if self.requested.is_set():
-            raise SessionStopped("the session was asked to stop")
+            raise self._reason
+
+    @property
+    def reason(self) -> VbrError:
+        """What machines end with that are ended before their time."""
+        return self._reason
+
+    def end_now(self, reason: VbrError) -> None:
+        """End the session for a reason of its own; where it was asked to stop before, that remains the reason."""
+        if not self.requested.is_set():
+            self._reason = reason
+        self.requested.set()
+        self.now.set()
 
     async def close(self) -> None:
         if self._task is not None:

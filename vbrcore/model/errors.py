@@ -211,6 +211,12 @@ class SessionStopped(VbrError):
     hint = "The session was stopped on request."
 
 
+class OutsideWindow(VbrError):
+    code = "outside_window"
+    exit_code = 3
+    hint = "The job's window ended first: make it longer, start the job earlier, or give it more slots or priority."
+
+
 class LeaseLost(VbrError):
     code = "lease_lost"
     exit_code = 19

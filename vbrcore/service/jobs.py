@@ -1,6 +1,5 @@
 """Jobs: made, shown, started, stopped, scheduled, deleted."""
 
-import time
 from pathlib import Path
 
 from vbrcore.api import operations, types
@@ -12,10 +11,10 @@ from vbrcore.model.job import BLOCK_SIZES_BYTES, Fulls, Job, Schedule
 from vbrcore.model.retention import check as check_retention
 from vbrcore.model.window import check_window
 from vbrcore.model.zones import zone_named
-from vbrcore.service import schedule
 from vbrcore.service.balancing import check_can_run
 from vbrcore.service.repositories import check_confirmed, find_repository
 from vbrcore.service.routes import Call, Routes
+from vbrcore.service.upcoming import check_not_followed, reason, shown_schedule, upcoming
 from vbrcore.service.values import check_name, moment
 from vbrcore.storage.repository import open_repository
 
@@ -31,7 +30,6 @@ def add_routes(routes: Routes) -> None:
     routes.add(operations.JOB_RUN, _run)
     routes.add(operations.JOB_FULL, _full)
     routes.add(operations.JOB_STOP, _stop)
-    routes.add(operations.JOB_SCHEDULE, _schedule)
     routes.add(operations.JOB_RETENTION, _retention)
     routes.add(operations.JOB_FULLS, _fulls)
     routes.add(operations.JOB_UPKEEP, _upkeep)
@@ -78,15 +76,15 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         fulls=request.fulls,
     )
     catalog.add_job(job)
-    return _view(call, job)
+    return job_view(call, job)
 
 
 def _list(call: Call, _request: types.Nothing) -> tuple[types.JobView, ...]:
-    return tuple(_view(call, job) for job in call.service.catalog.jobs())
+    return tuple(job_view(call, job) for job in call.service.catalog.jobs())
 
 
 def _show(call: Call, request: types.ByName) -> types.JobView:
-    return _view(call, find_job(call, request.name))
+    return job_view(call, find_job(call, request.name))
 
 
 def _run(call: Call, request: types.ByName) -> types.SessionStarted:
@@ -117,25 +115,18 @@ def _stop(call: Call, request: types.JobStop) -> types.Nothing:
     return types.Nothing()
 
 
-def _schedule(call: Call, request: types.JobSchedule) -> types.JobView:
-    schedule.check(request.schedule)
-    job = find_job(call, request.name)
-    call.service.catalog.set_schedule(job.job_id, request.schedule, schedule.first_run(request.schedule, time.time()))
-    return _view(call, find_job(call, job.job_id))
-
-
 def _retention(call: Call, request: types.JobRetention) -> types.JobView:
     check_retention(request.retention)
     job = find_job(call, request.name)
     call.service.catalog.update_job(job.job_id, retention=request.retention)
-    return _view(call, find_job(call, job.job_id))
+    return job_view(call, find_job(call, job.job_id))
 
 
 def _fulls(call: Call, request: types.JobFulls) -> types.JobView:
     _check_fulls(request.fulls)
     job = find_job(call, request.name)
     call.service.catalog.update_job(job.job_id, fulls=request.fulls)
-    return _view(call, find_job(call, job.job_id))
+    return job_view(call, find_job(call, job.job_id))
 
 
 def _check_fulls(fulls: Fulls) -> None:
@@ -149,7 +140,7 @@ def _upkeep(call: Call, request: types.JobUpkeep) -> types.JobView:
     zone_named(request.window.zone)
     job = find_job(call, request.name)
     call.service.catalog.update_job(job.job_id, upkeep=request.window)
-    return _view(call, find_job(call, job.job_id))
+    return job_view(call, find_job(call, job.job_id))
 
 
 def _compact(call: Call, request: types.JobCompact) -> types.SessionStarted:
@@ -163,6 +154,7 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     check_confirmed(request)
     catalog = call.service.catalog
     job = find_job(call, request.name)
+    check_not_followed(catalog, job)
     chains = catalog.chains_of(job.job_id) if request.with_backups else frozenset()
     repositories = {one: catalog.repository(one) for one, _ in chains}
     storages = {one: open_repository(Path(found.path), one) for one, found in repositories.items()}
@@ -176,9 +168,10 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     return types.Nothing()
 
 
-def _view(call: Call, job: Job) -> types.JobView:
+def job_view(call: Call, job: Job) -> types.JobView:
     catalog = call.service.catalog
     live = catalog.live_session_of(job.job_id)
+    start, schedule = upcoming(catalog, job, call.service.started), shown_schedule(catalog, job.schedule)
     return types.JobView(
         job_id=job.job_id,
         name=job.name,
@@ -189,13 +182,15 @@ def _view(call: Call, job: Job) -> types.JobView:
         block_size_bytes=job.block_size_bytes,
         compression=job.compression,
         quiesce=job.quiesce,
-        schedule=job.schedule,
+        schedule=schedule,
         retention=job.retention,
         per_machine=job.per_machine,
         fulls=job.fulls,
         upkeep=job.upkeep,
         last_result=catalog.last_results().get(job.job_id),
-        next_run=moment(catalog.next_runs().get(job.job_id)),
+        next_run=moment(start.at if start else None),
+        next_reason=reason(start, schedule),
+        priority=job.priority,
         running=live.session_id if live else None,
         warnings=_warnings(call, job.schedule),
     )

@@ -15,7 +15,7 @@ from vbrcore.service.cleanup import Cleanup
 from vbrcore.service.configuration import Configuration
 from vbrcore.service.live import LiveStore
 from vbrcore.service.managers import Managers
-from vbrcore.service.schedule import following_run
+from vbrcore.service.scheduler import Scheduler
 from vbrcore.service.upkeep import jobs_with_due_upkeep
 
 _log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Service:
         self.stopping = False
         self.ended = asyncio.Event()
         self._cleanup = Cleanup(catalog, self.managers)
+        self._scheduler = Scheduler(catalog, self._run_scheduled, self.started)
         self._recovered = asyncio.Event()
         self._clean = asyncio.Event()
         self._poked = asyncio.Event()
@@ -188,15 +189,9 @@ class Service:
 
     def _run_due_jobs(self) -> bool:
         """Start jobs that are due; return whether any was."""
-        now = time.time()
-        due = {job_id: when for job_id, when in self.catalog.next_runs().items() if when <= now}
-        if not due or self.stopping or self._cleanup.pending:
+        if self.stopping or self._cleanup.pending:
             return False
-        for job_id, when in due.items():
-            job = self.catalog.job(job_id)
-            self.catalog.set_next_run(job_id, following_run(job.schedule, when, now))
-            self._run_scheduled(job)
-        return True
+        return self._scheduler.run_due(time.time())
 
     def _start_upkeep(self) -> bool:
         """Start what sessions left for their jobs' windows; return whether there was any."""
@@ -207,9 +202,9 @@ class Service:
             self.start_session("upkeep", job_id=job.job_id, name=job.name, manual=False, request={"work": "due"})
         return bool(due)
 
-    def _run_scheduled(self, job: Job) -> None:
+    def _run_scheduled(self, job: Job, request: dict[str, object]) -> None:
         try:
-            self.start_session("backup", job_id=job.job_id, name=job.name, manual=False, request={})
+            self.start_session("backup", job_id=job.job_id, name=job.name, manual=False, request=request)
         except JobAlreadyRunning as error:
             _log.warning("job %s is due but not started: %s", job.name, error)
         except VbrError as error:

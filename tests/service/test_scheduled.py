@@ -1,0 +1,95 @@
+"""Jobs that run by themselves, by a real service."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.service.conftest import wait_for
+from vbrcore.api import operations as ops
+from vbrcore.api import types as t
+from vbrcore.api.client import Client
+from vbrcore.catalog.catalog import Catalog
+from vbrcore.model.errors import InUse, InvalidValue, NotFound
+from vbrcore.model.job import Schedule
+from vbrcore.model.session import Session
+
+WEEK_S = 7 * 86400
+
+
+def runs(catalog: Catalog, job: t.JobView) -> list[Session]:
+    """Return a job's ended runs, oldest first."""
+    found = catalog.sessions(job_id=job.job_id)
+    return [session for session in reversed(found) if session.kind == "backup" and session.state == "ended"]
+
+
+def schedule(client: Client, job: t.JobView, what: Schedule) -> t.JobView:
+    return client.call(ops.JOB_SCHEDULE, t.JobSchedule(job.name, what))
+
+
+def test_a_retry_backs_up_only_what_failed(client: Client, catalog: Catalog, job: t.JobView, home: Path) -> None:
+    broken = home / "machines" / "m2" / "disk.vmdk"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no image")
+    schedule(client, job, Schedule("every", every_s=WEEK_S, retries=2, retry_wait_s=1))
+    # An image that is damaged is nothing that mends by itself; a hypervisor that is away is.
+    machines = home / "machines"
+    machines.rename(home / "away")
+    catalog.set_next_run(job.job_id, time.time())
+    wait_for(lambda: len(runs(catalog, job)) >= 1, "the first run")
+    (home / "away").rename(machines)
+    wait_for(lambda: bool(catalog.points(job.job_id)), "a point by a retry")
+
+
+def test_a_job_runs_after_another_and_may_not_follow_itself(client: Client, catalog: Catalog, job: t.JobView) -> None:
+    second = client.call(ops.JOB_CREATE, t.JobCreate("second", "lab", "main", ("*",)))
+    view = schedule(client, second, Schedule("after", after=job.name))
+    assert (view.schedule.after, view.next_run, view.next_reason) == (job.name, None, "after job nightly")
+    with pytest.raises(InvalidValue, match="cannot run after"):
+        schedule(client, job, Schedule("after", after="second"))
+    with pytest.raises(NotFound):
+        schedule(client, job, Schedule("after", after="nobody"))
+    with pytest.raises(InUse, match="second"):
+        client.call(ops.JOB_DELETE, t.Remove(job.name))
+    client.call(ops.JOB_RUN, t.ByName(job.name))
+    wait_for(lambda: len(runs(catalog, second)) == 1, "the run that follows")
+    (first,), (after,) = runs(catalog, job), runs(catalog, second)
+    assert first.ended is not None
+    assert after.created > first.ended
+    assert not after.manual
+
+
+def test_a_continuous_job_rests_when_it_was_stopped(client: Client, catalog: Catalog, job: t.JobView) -> None:
+    catalog.update_job(job.job_id, schedule=Schedule("continuous", every_s=0, since=time.time()))
+    wait_for(lambda: len(runs(catalog, job)) >= 2, "a second run")
+
+    def stopped() -> bool:
+        live = catalog.live_session_of(job.job_id)
+        if live is not None:
+            catalog.request_stop(live.session_id, now=True)
+        return any(one.stop_requested for one in runs(catalog, job))
+
+    wait_for(stopped, "a run that was stopped")
+    view = client.call(ops.JOB_SHOW, t.ByName(job.name))
+    assert (view.running, view.next_run, view.next_reason) == (None, None, "continuous")
+
+
+def test_the_next_moments_can_be_seen(client: Client, job: t.JobView) -> None:
+    view = schedule(client, job, Schedule("days", "02:30", zone="Europe/Berlin", days="last sun"))
+    assert view.next_reason == "schedule"
+    moments = client.call(ops.SCHEDULE_PREVIEW, t.SchedulePreview(job.name, 12))
+    assert len(moments) == 12
+    assert moments[0].at == view.next_run
+    # The last Sundays of March leave 02:30 out.
+    assert {one.local[11:16] for one in moments if one.local[5:7] == "03"} == {"03:00"}
+    assert {one.local[11:16] for one in moments if one.local[5:7] != "03"} == {"02:30"}
+    for wrong in (0, 1001):
+        with pytest.raises(InvalidValue, match="count"):
+            client.call(ops.SCHEDULE_PREVIEW, t.SchedulePreview(job.name, wrong))
+
+
+def test_a_priority_stays_until_another_is_given(client: Client, job: t.JobView) -> None:
+    assert job.priority == "regular"
+    view = client.call(ops.JOB_SCHEDULE, t.JobSchedule(job.name, Schedule(), "high"))
+    assert view.priority == "high"
+    assert schedule(client, job, Schedule("daily", "22:00")).priority == "high"
