@@ -20,9 +20,9 @@ from vbrcore.model.session import Session, Totals
 PATIENCE_S = 30.0
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
+def wait_for(condition: Callable[[], bool], what: str, *, patience_s: float = PATIENCE_S) -> None:
     """Wait until something is so; a test that waits in vain fails and says for what."""
-    give_up = time.monotonic() + PATIENCE_S
+    give_up = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > give_up:
             pytest.fail(f"waited in vain for: {what}")

@@ -1,6 +1,7 @@
 """Schedules over all zones of the world and the days on which their clocks are changed."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
 from hypothesis import given, settings
@@ -91,7 +92,7 @@ def test_a_daily_job_runs_once_on_each_day_of_change(name: str, at: str, year: i
     for day in changes_of(zone, year)[:4]:
         begin = moment_on(day - timedelta(days=3), time(), zone) - 1
         runs = list(preview(schedule, first_run(schedule, begin), 7))
-        gaps = [later - earlier for earlier, later in zip(runs, runs[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(runs)]
         assert all(20 * 3600 <= gap <= 28 * 3600 for gap in gaps)
 
 

@@ -1,17 +1,18 @@
 """Jobs that run by themselves, by a real service."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.service.conftest import wait_for
+from tests.service.conftest import Holder, wait_for
 from vbrcore.api import operations as ops
 from vbrcore.api import types as t
 from vbrcore.api.client import Client
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import InUse, InvalidValue, NotFound
-from vbrcore.model.job import Schedule
+from vbrcore.model.job import Schedule, Window
 from vbrcore.model.session import Session
 
 WEEK_S = 7 * 86400
@@ -28,17 +29,33 @@ def schedule(client: Client, job: t.JobView, what: Schedule) -> t.JobView:
 
 
 def test_a_retry_backs_up_only_what_failed(client: Client, catalog: Catalog, job: t.JobView, home: Path) -> None:
-    broken = home / "machines" / "m2" / "disk.vmdk"
+    broken = home / "machines" / "m2" / "disk.qcow2"
     broken.parent.mkdir()
-    broken.write_bytes(b"no image")
-    schedule(client, job, Schedule("every", every_s=WEEK_S, retries=2, retry_wait_s=1))
-    # An image that is damaged is nothing that mends by itself; a hypervisor that is away is.
-    machines = home / "machines"
-    machines.rename(home / "away")
+    broken.write_bytes(b"QFI\xfb" + bytes(600))
+    schedule(client, job, Schedule("every", every_s=WEEK_S, retries=1, retry_wait_s=1))
     catalog.set_next_run(job.job_id, time.time())
-    wait_for(lambda: len(runs(catalog, job)) >= 1, "the first run")
-    (home / "away").rename(machines)
-    wait_for(lambda: bool(catalog.points(job.job_id)), "a point by a retry")
+    wait_for(lambda: len(runs(catalog, job)) == 2, "the retry")
+    first, retry = runs(catalog, job)
+    assert {task.machine for task in catalog.tasks(first.session_id)} == {"m1", "m2"}
+    assert {task.machine for task in catalog.tasks(retry.session_id)} == {"m2"}
+    assert (first.result, retry.result, retry.manual) == ("failed", "failed", False)
+    assert retry.request["retry"] == 1
+    # One retry was asked for, and there is one.
+    view = client.call(ops.JOB_SHOW, t.ByName(job.name))
+    assert (view.next_reason, view.running) == ("schedule", None)
+    assert [stored.point.session_id for stored in catalog.points(job.job_id)] == [first.session_id]
+
+
+def test_a_hypervisor_that_comes_back_is_backed_up_by_a_retry(
+    client: Client, catalog: Catalog, job: t.JobView, home: Path
+) -> None:
+    schedule(client, job, Schedule("every", every_s=WEEK_S, retries=20, retry_wait_s=1))
+    (home / "machines").rename(home / "away")
+    catalog.set_next_run(job.job_id, time.time())
+    wait_for(lambda: bool(runs(catalog, job)), "the first run")
+    (home / "away").rename(home / "machines")
+    wait_for(lambda: runs(catalog, job)[-1].result == "success", "a retry that succeeds")
+    assert runs(catalog, job)[0].result == "failed"
 
 
 def test_a_job_runs_after_another_and_may_not_follow_itself(client: Client, catalog: Catalog, job: t.JobView) -> None:
@@ -93,3 +110,29 @@ def test_a_priority_stays_until_another_is_given(client: Client, job: t.JobView)
     view = client.call(ops.JOB_SCHEDULE, t.JobSchedule(job.name, Schedule(), "high"))
     assert view.priority == "high"
     assert schedule(client, job, Schedule("daily", "22:00")).priority == "high"
+
+
+def test_machines_that_still_wait_when_the_window_ends_are_not_started(
+    client: Client, catalog: Catalog, job: t.JobView, holder: Holder
+) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=70)
+    window = Window((soon - timedelta(hours=2)).strftime("%H:%M"), soon.strftime("%H:%M"))
+    schedule(client, job, Schedule("every", every_s=3600, window=window, retry_wait_s=1))
+    catalog.set_next_run(job.job_id, time.time())
+
+    def waits() -> bool:
+        live = catalog.live_session_of(job.job_id)
+        return live is not None and any(one.reason == "host_budget_used" for one in catalog.waiting(live.session_id))
+
+    wait_for(waits, "a machine that waits")
+    wait_for(lambda: bool(runs(catalog, job)), "the end of the window", patience_s=100)
+    (session,) = runs(catalog, job)
+    assert session.result == "failed"
+    assert session.error is not None
+    assert session.error.code == "outside_window"
+    assert {(task.state, task.reason) for task in catalog.tasks(session.session_id)} == {("skipped", "outside_window")}
+    holder.end()
+    # By hand it runs at any time.
+    client.call(ops.JOB_RUN, t.ByName(job.name))
+    wait_for(lambda: runs(catalog, job)[-1].result == "success", "a run by hand")
+    assert not [one for one in runs(catalog, job) if one.request]  # nothing was retried outside the window

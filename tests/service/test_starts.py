@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
+from vbrcore.model.errors import InvalidValue, SessionStopped, VbrError
 from vbrcore.model.job import Schedule, Window
 from vbrcore.model.session import Result, Session
 from vbrcore.service.starts import Decision, Facts, Start, check_no_cycle, decide, next_start, retry_follows
@@ -69,7 +69,7 @@ def test_a_missed_run_waits_for_its_window() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0, 100 * DAY_S), st.floats(0, 10 * DAY_S), st.booleans())
-def test_a_moment_that_came_is_over(late_s: float, window_s: float, catch_up: bool) -> None:  # noqa: FBT001
+def test_a_moment_that_came_is_over(late_s: float, window_s: float, catch_up: bool) -> None:
     schedule = Schedule("every", every_s=900, window=NIGHT, catch_up=catch_up)
     now = NOON + late_s + window_s
     decision = decide(Facts(schedule, next_run=NOON + window_s), now)
@@ -127,25 +127,25 @@ RETRIED = Schedule("daily", "11:00", retries=2, retry_wait_s=60)
 
 
 def test_a_failed_run_is_tried_again_so_often_and_no_more() -> None:
-    first = Facts(RETRIED, next_run=NOON + DAY_S, own=run(NOON, "failed"), retryable=True)
+    first = Facts(RETRIED, next_run=NOON + DAY_S, own=run(NOON, "failed"))
     assert decide(first, NOON + 59).start is None
     assert decide(first, NOON + 60) == Decision(Start(NOON + 60, "retry 1 of 2", 1), NOON + DAY_S)
-    second = Facts(RETRIED, own=run(NOON, "failed", retry=1), retryable=True)
+    second = Facts(RETRIED, own=run(NOON, "failed", retry=1))
     assert next_start(second) == Start(NOON + 60, "retry 2 of 2", 2)
-    assert next_start(Facts(RETRIED, own=run(NOON, "failed", retry=2), retryable=True)) is None
+    assert next_start(Facts(RETRIED, own=run(NOON, "failed", retry=2))) is None
 
 
 def test_who_had_a_hand_in_it_is_not_gone_behind() -> None:
-    assert retry_follows(RETRIED, run(NOON, "failed"), retryable=True)
-    assert not retry_follows(RETRIED, run(NOON, "failed"), retryable=False)
-    assert not retry_follows(RETRIED, run(NOON, "failed", stopped=True), retryable=True)
-    assert not retry_follows(RETRIED, run(NOON, "failed", manual=True), retryable=True)
-    assert not retry_follows(RETRIED, run(NOON, "warning"), retryable=True)
-    assert not retry_follows(Schedule("none"), run(NOON, "failed"), retryable=True)
+    assert retry_follows(RETRIED, run(NOON, "failed"))
+    assert not retry_follows(RETRIED, run(NOON, "failed", error=SessionStopped("by a signal")))
+    assert not retry_follows(RETRIED, run(NOON, "failed", stopped=True))
+    assert not retry_follows(RETRIED, run(NOON, "failed", manual=True))
+    assert not retry_follows(RETRIED, run(NOON, "warning"))
+    assert not retry_follows(Schedule("none"), run(NOON, "failed"))
     windowed = Schedule("daily", "23:00", window=NIGHT)
-    assert not retry_follows(windowed, run(NOON, "failed", error=MoverLost("x")), retryable=True)
+    assert not retry_follows(windowed, run(NOON, "failed"))
 
 
 def test_the_regular_run_goes_before_a_retry() -> None:
-    facts = Facts(RETRIED, next_run=NOON + 30, own=run(NOON, "failed"), retryable=True)
+    facts = Facts(RETRIED, next_run=NOON + 30, own=run(NOON, "failed"))
     assert decide(facts, NOON + 61).start == Start(NOON + 30, "schedule")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import NotFound
 from vbrcore.model.job import Job
-from vbrcore.model.session import Session
 from vbrcore.service.starts import Facts, Start, decide, next_start, retry_follows
 
 _log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def facts_of(catalog: Catalog, job: Job, next_run: float | None, service_started
             _log.warning("job %s follows a job that is gone", job.name)
         else:
             name, other = followed.name, catalog.last_run(followed.job_id, ended=True)
-            retried = other is not None and retry_follows(followed.schedule, other, retryable=_may_mend(catalog, other))
+            retried = other is not None and retry_follows(followed.schedule, other)
     return Facts(
         schedule=job.schedule,
         next_run=next_run,
@@ -76,7 +75,6 @@ def facts_of(catalog: Catalog, job: Job, next_run: float | None, service_started
         other=other,
         other_name=name,
         other_retried=retried,
-        retryable=own is not None and _may_mend(catalog, own),
         service_started=service_started,
     )
 
@@ -84,15 +82,6 @@ def facts_of(catalog: Catalog, job: Job, next_run: float | None, service_started
 def followed_jobs(catalog: Catalog) -> Mapping[str, str]:
     """Return whom each job follows, by id; "": nobody."""
     return {job.job_id: job.schedule.after for job in catalog.jobs()}
-
-
-def _may_mend(catalog: Catalog, session: Session) -> bool:
-    """Return whether anything that made a run fail may be gone by itself."""
-    if session.result != "failed":
-        return False
-    if session.error is not None and session.error.retryable:
-        return True
-    return any(task.error is not None and task.error.retryable for task in catalog.tasks(session.session_id))
 
 
 def _request(catalog: Catalog, facts: Facts, start: Start) -> dict[str, object]:

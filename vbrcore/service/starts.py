@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from vbrcore.model.errors import InvalidValue
+from vbrcore.model.errors import InvalidValue, SessionStopped
 from vbrcore.model.job import Schedule
 from vbrcore.model.session import Session
 from vbrcore.model.window import is_open, opening
@@ -22,7 +22,7 @@ class Facts(msgspec.Struct, frozen=True):
     """`next_run`: as noted, of kinds that go by the clock. `own`: the job's newest run; `lives`: it has not ended.
 
     `other`: the newest ended run of the job that it follows, named `other_name`; `other_retried`: it will be run again.
-    `retryable`: what made `own` fail may mend by itself. `service_started`: seconds since the epoch.
+    `service_started`: seconds since the epoch.
     """
 
     schedule: Schedule
@@ -31,7 +31,6 @@ class Facts(msgspec.Struct, frozen=True):
     other: Session | None = None
     other_name: str = ""
     other_retried: bool = False
-    retryable: bool = False
     service_started: float = 0.0
 
     @property
@@ -81,9 +80,12 @@ def retry_number(session: Session) -> int:
     return number if isinstance(number, int) else 0
 
 
-def retry_follows(schedule: Schedule, own: Session, *, retryable: bool) -> bool:
-    """Return whether a run that has ended is run again for having failed: never where somebody had a hand in it."""
-    if own.ended is None or own.result != "failed" or own.manual or own.stop_requested or not retryable:
+def retry_follows(schedule: Schedule, own: Session) -> bool:
+    """Return whether a run that has ended is run again for having failed: never where somebody had a hand in it.
+
+    Whatever it failed by: what does not mend by itself may be mended meanwhile.
+    """
+    if own.ended is None or own.result != "failed" or own.manual or _was_stopped(own):
         return False
     due = own.ended + schedule.retry_wait_s
     in_time = retry_number(own) < schedule.session_retries and own.ended >= schedule.since
@@ -134,17 +136,23 @@ def _again(facts: Facts) -> Start | None:
         return None
     if own is None or own.ended is None or own.ended < schedule.since:
         return Start(_in_window(schedule, schedule.since), "continuous")
-    if own.stop_requested and own.ended >= facts.service_started:
+    if _was_stopped(own) and own.ended >= facts.service_started:
         return None
     return Start(_in_window(schedule, own.ended + schedule.every_s), "continuous")
 
 
 def _retry(facts: Facts) -> Start | None:
     schedule, own = facts.schedule, facts.own
-    if own is None or own.ended is None or not retry_follows(schedule, own, retryable=facts.retryable):
+    if own is None or own.ended is None or not retry_follows(schedule, own):
         return None
     number = retry_number(own) + 1
     return Start(own.ended + schedule.retry_wait_s, f"retry {number} of {schedule.session_retries}", number)
+
+
+def _was_stopped(session: Session) -> bool:
+    """A session can also be stopped by a signal to its manager."""
+    by_signal = session.error is not None and session.error.code == SessionStopped.code
+    return bool(session.stop_requested) or by_signal
 
 
 def _window_open(schedule: Schedule, at: float) -> bool:
