@@ -8,6 +8,7 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,41 @@ def test_schedules(vbr: Vbr) -> None:
     vbr("job", "schedule", "nightly", "--daily", "25:00", exit_code=2)
     vbr("job", "schedule", "nightly", "--daily", "01:30", "--zone", "Nowhere", exit_code=2)
     assert vbr.json("job", "schedule", "nightly", "--none")["next_run"] is None
+
+
+@pytest.mark.usefixtures("lab")
+def test_schedules_of_all_kinds(vbr: Vbr) -> None:
+    vbr("job", "create", "nightly", "--hypervisor", "lab", "--machine", "*", "--repository", "main")
+
+    def schedule(*options: str) -> dict[str, Any]:
+        view: dict[str, Any] = vbr.json("job", "schedule", "nightly", "--zone", "Europe/Berlin", *options)
+        return view
+
+    issue = schedule("--daily", "22:00", "--window", "20:00-06:00", "--retries", "3", "--priority", "high")
+    assert issue["schedule"]["window"] == {"begin": "20:00", "end": "06:00", "zone": "Europe/Berlin"}
+    assert (issue["schedule"]["retries"], issue["priority"], issue["next_reason"]) == (3, "high", "schedule")
+    days = schedule("--days", "last sat", "--at", "21:30", "--no-catch-up", "--retry-wait", "5m")["schedule"]
+    assert (days["kind"], days["days"], days["catch_up"], days["retry_wait_s"]) == ("days", "last sat", False, 300)
+    assert "on last sat at 21:30" in vbr("job", "show", "nightly").stdout
+    shown = vbr("schedule", "preview", "nightly", "--count", "2").stdout.splitlines()
+    assert len(shown) == 3
+    assert all("T21:30:00+0" in line for line in shown[1:])
+    assert schedule("--cron", "0 8 * * mon-fri")["schedule"]["cron"] == "0 8 * * mon-fri"
+    assert schedule("--continuous", "--pause", "1d")["schedule"]["every_s"] == 86400
+    assert "again 24 h 0 min after it has ended" in vbr("job", "show", "nightly").stdout
+    vbr("job", "schedule", "nightly", "--none")
+
+
+def test_options_of_schedules_that_do_not_go_together(vbr: Vbr) -> None:
+    for wrong in (
+        ("--daily", "22:00", "--at", "21:00"),
+        ("--days", "sat"),
+        ("--every", "1h", "--pause", "5m"),
+        ("--every", "1h", "--any-result"),
+        ("--every", "1h", "--hard-window"),
+        ("--every", "1h", "--window", "20:00"),
+    ):
+        assert "usage" in vbr("job", "schedule", "nightly", *wrong, "--json", exit_code=2).stderr
 
 
 def test_credentials(vbr: Vbr, tmp_path: Path) -> None:
