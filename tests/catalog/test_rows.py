@@ -73,6 +73,11 @@ def test_jobs_and_schedules(catalog: Catalog) -> None:
     schedule = Schedule("daily", "22:00", 0, "Europe/Berlin")
     catalog.set_schedule("j1", schedule, 99.0)
     assert catalog.job("j1").schedule == schedule
+    assert not catalog.move_next_run("j1", 98.0, 100.0)
+    assert catalog.next_runs()["j1"] == 99.0
+    assert catalog.move_next_run("j1", 99.0, 100.0)
+    assert catalog.next_runs()["j1"] == 100.0
+    assert catalog.move_next_run("j1", 100.0, 99.0)
     assert catalog.next_runs() == {"j1": 99.0}
     with pytest.raises(NotFound):
         catalog.set_schedule("nope", schedule, None)

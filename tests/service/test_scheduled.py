@@ -33,7 +33,7 @@ def test_a_retry_backs_up_only_what_failed(client: Client, catalog: Catalog, job
     broken.parent.mkdir()
     broken.write_bytes(b"QFI\xfb" + bytes(600))
     schedule(client, job, Schedule("every", every_s=WEEK_S, retries=1, retry_wait_s=1))
-    catalog.set_next_run(job.job_id, time.time())
+    catalog.set_schedule(job.job_id, catalog.job(job.job_id).schedule, time.time())
     wait_for(lambda: len(runs(catalog, job)) == 2, "the retry")
     first, retry = runs(catalog, job)
     assert {task.machine for task in catalog.tasks(first.session_id)} == {"m1", "m2"}
@@ -51,7 +51,7 @@ def test_a_hypervisor_that_comes_back_is_backed_up_by_a_retry(
 ) -> None:
     schedule(client, job, Schedule("every", every_s=WEEK_S, retries=20, retry_wait_s=1))
     (home / "machines").rename(home / "away")
-    catalog.set_next_run(job.job_id, time.time())
+    catalog.set_schedule(job.job_id, catalog.job(job.job_id).schedule, time.time())
     wait_for(lambda: bool(runs(catalog, job)), "the first run")
     (home / "away").rename(home / "machines")
     wait_for(lambda: runs(catalog, job)[-1].result == "success", "a retry that succeeds")
@@ -118,7 +118,7 @@ def test_machines_that_still_wait_when_the_window_ends_are_not_started(
     soon = datetime.now(UTC) + timedelta(seconds=70)
     window = Window((soon - timedelta(hours=2)).strftime("%H:%M"), soon.strftime("%H:%M"))
     schedule(client, job, Schedule("every", every_s=3600, window=window, retry_wait_s=1))
-    catalog.set_next_run(job.job_id, time.time())
+    catalog.set_schedule(job.job_id, catalog.job(job.job_id).schedule, time.time())
 
     def waits() -> bool:
         live = catalog.live_session_of(job.job_id)

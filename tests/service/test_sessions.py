@@ -209,7 +209,7 @@ def test_a_clean_up_runs_for_what_a_dead_session_left(client: Client, catalog: C
 
 def test_a_job_that_was_due_while_nobody_looked_runs_once(client: Client, job: t.JobView, catalog: Catalog) -> None:
     client.call(ops.JOB_SCHEDULE, t.JobSchedule(job.name, Schedule("every", "", 3600)))
-    catalog.set_next_run(job.job_id, time.time() - 100_000)
+    catalog.set_schedule(job.job_id, catalog.job(job.job_id).schedule, time.time() - 100_000)
     wait_for(lambda: len(client.call(ops.SESSION_LIST, t.SessionQuery())) == 1, "the scheduled session")
     (view,) = client.call(ops.SESSION_LIST, t.SessionQuery())
     assert wait_until_ended(client, view.session_id).result == "success"

@@ -50,9 +50,11 @@ class JobRows(Rows):
         rows = self._database.rows("SELECT job_id, next_run FROM jobs WHERE next_run IS NOT NULL")
         return {row["job_id"]: row["next_run"] for row in rows}
 
-    def set_next_run(self, job_id: str, next_run: float | None) -> None:
+    def move_next_run(self, job_id: str, was: float | None, next_run: float | None) -> bool:
+        """Change when a job is due, unless somebody else did since it `was` so; return whether it was done."""
         with self._database.write() as connection:
-            connection.execute("UPDATE jobs SET next_run = ? WHERE job_id = ?", (next_run, job_id))
+            sql = "UPDATE jobs SET next_run = ? WHERE job_id = ? AND next_run IS ?"
+            return connection.execute(sql, (next_run, job_id, was)).rowcount == 1
 
     def remove_job(self, job_id: str) -> None:
         """Remove a job; its sessions and points stay. Raises `JobAlreadyRunning` while a session of it lives."""

@@ -72,8 +72,8 @@ def _without(context: Context) -> tuple[str, ...]:
     """Return the ids of the machines that this session, a retry, need not back up again."""
     named = context.session.request.get("without", ())
     without = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
-    if without:
-        context.log.info(f"a retry: {len(without)} machines have their point already")
+    if retry := context.session.request.get("retry"):
+        context.log.info(f"retry {retry}: {len(without)} machines have their point already")
     return without
 
 

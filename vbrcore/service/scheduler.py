@@ -40,12 +40,13 @@ class Scheduler:
     def _run(self, job: Job, next_run: float | None, now: float) -> bool:
         facts = facts_of(self._catalog, job, next_run, self._service_started)
         decision = decide(facts, now)
-        if decision.next_run != next_run:
-            self._catalog.set_next_run(job.job_id, decision.next_run)
+        moves = decision.next_run != next_run
+        if moves and not self._catalog.move_next_run(job.job_id, next_run, decision.next_run):
+            return False  # it was scheduled anew meanwhile
         if decision.start is not None:
             _log.info("job %s is due: %s", job.name, decision.start.why)
             self._start(job, _request(self._catalog, facts, decision.start))
-        return decision.start is not None or decision.next_run != next_run
+        return decision.start is not None or moves
 
     def _earliest(self, now: float) -> float:
         """A moment that has come and is not acted on waits for a window, or is looked at with the next change."""
