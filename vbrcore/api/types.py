@@ -137,6 +137,8 @@ class DiskView(msgspec.Struct, frozen=True):
 
 
 class JobCreate(msgspec.Struct, frozen=True):
+    """`from_repository`: a backup copy, of points there; `hypervisor` is then empty."""
+
     name: str
     hypervisor: str
     repository: str
@@ -146,6 +148,7 @@ class JobCreate(msgspec.Struct, frozen=True):
     compression: Compression = "fast"
     quiesce: bool = False
     retention: Retention = Retention()
+    from_repository: str = ""
 
 
 class JobFull(msgspec.Struct, frozen=True):
@@ -194,7 +197,10 @@ class JobSchedule(msgspec.Struct, frozen=True):
 
 
 class JobView(msgspec.Struct, frozen=True):
-    """`next_run` is ISO 8601 in UTC, null without a schedule. `running` is the session that lives, or null."""
+    """`next_run` is ISO 8601 in UTC, null without a schedule. `running` is the session that lives, or null.
+
+    `from_repository`: of a backup copy, which has no hypervisor.
+    """
 
     job_id: str
     name: str
@@ -211,6 +217,7 @@ class JobView(msgspec.Struct, frozen=True):
     next_run: str | None
     running: str | None
     warnings: tuple[str, ...] = ()
+    from_repository: str = ""
 
 
 class ByName(msgspec.Struct, frozen=True):

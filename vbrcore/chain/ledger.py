@@ -13,7 +13,7 @@ from vbrcore.backupfile.file import BackupFile, read_slots, was_never_committed
 from vbrcore.backupfile.filewriter import FileWriter, new_slot
 from vbrcore.backupfile.slots import FEATURE_ENCRYPTED, FLAG_FULL, Slot
 from vbrcore.chain.files import ChainFiles, FileKind, file_names, new_name, read_files, sort_points
-from vbrcore.model.errors import FormatInvalid, KeyNeeded, WriterReplaced
+from vbrcore.model.errors import ChainDiffers, FormatInvalid, KeyNeeded, WriterReplaced
 from vbrcore.model.point import Point
 from vbrcore.storage.port import ALIGNMENT_BYTES, Storage
 
@@ -24,7 +24,7 @@ class Run(msgspec.Struct, frozen=True):
     """Who writes: the session and the job (`machine_id` and `machine` only for a chain of one machine).
 
     `encrypt`: a chain that begins now is an encrypted one. `new_generation`: an active full. Names of encrypted chains
-    are empty or hidden here.
+    are empty or hidden here. `chain_id`: what the chain's must be (empty: any).
     """
 
     session_id: str
@@ -36,6 +36,7 @@ class Run(msgspec.Struct, frozen=True):
     machine: str = ""
     encrypt: bool = False
     new_generation: bool = False
+    chain_id: bytes = b""
 
 
 class Ledger:
@@ -61,7 +62,9 @@ class Ledger:
         self._own_ids: set[bytes] = set()
         newest = max(found.files, key=lambda file: file.age, default=None)
         self.is_new = newest is None
-        self.chain_id = newest.slot.chain_id if newest else uuid.uuid4().bytes
+        self.chain_id = newest.slot.chain_id if newest else run.chain_id or uuid.uuid4().bytes
+        if run.chain_id not in {b"", self.chain_id}:
+            raise ChainDiffers(f"{directory} holds another chain than the one that it is to be a copy of")
         self.encrypted = newest.slot.encrypted if newest else run.encrypt
         self.key_slots: tuple[KeySlot, ...] = newest.contents.key_slots if newest else ()
         self.unreadable = tuple(reason for _, reason in found.unreadable)
@@ -140,8 +143,14 @@ class Ledger:
         return points[-1] if points else None
 
     def numbered(self, point: Point) -> Point:
-        """Return the point with the next sequence and its kind."""
+        """Return the point with its sequence and its kind: the next one, but a copied point keeps that of its source.
+
+        So the copies of a chain stand in its order, whenever each was made.
+        """
         kind = "full" if self.previous(point) is None else "increment"
+        keeps = point.source_point_id and point.sequence > 0
+        if keeps and all(other.sequence != point.sequence for other in self.points()):
+            return msgspec.structs.replace(point, kind=kind)
         return msgspec.structs.replace(point, sequence=self._last_sequence + 1, kind=kind)
 
     def new_file(self, kind: FileKind = "inc") -> FileWriter:

@@ -166,6 +166,23 @@ class ChainReader:
         row, offset = unpack_row(packed)
         return Location(file, offset, row)
 
+    def places(self, digest: bytes) -> Iterator[Location]:
+        """Yield every place of an intact extent of `digest`: another file may have what is damaged in one.
+
+        Raises `FormatInvalid`, and `NotFound` where a file was removed meanwhile.
+        """
+        with self._load_lock:
+            files, first, damaged = self._found.files, self._first, self._damaged
+        for place, file in enumerate(files):
+            found = self._search(digest, [file], first + place, damaged)
+            if found is not None:
+                row, offset = unpack_row(found[1])
+                yield Location(found[0], offset, row)
+
+    def name_of(self, location: Location) -> str:
+        """Return the name of the file that a location is in."""
+        return self._files[location.file].name
+
     def read_stored(self, location: Location, buffer: bytearray | memoryview) -> None:
         """Fill `buffer` (exactly `row.stored_length` bytes) and verify header and checksum. Raises `DataCorrupt`.
 

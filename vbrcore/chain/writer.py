@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer
+from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer, digest
 from vbrcore.backupfile.contents import Damage, KeySlot
 from vbrcore.backupfile.file import BackupFile, content_of, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
@@ -61,23 +61,37 @@ class ChainWriter:
         machine: str = "",
         encrypt: bool = False,
         new_generation: bool = False,
+        chain_id: bytes = b"",
     ) -> Self:
         """Take the chain's lock, read what its files say and bring the index up to date.
 
         `machine_id` and `machine` only for a chain of one machine. `encrypt`: where the chain has no files yet, it is
         an encrypted one; `set_key_slots` then comes before everything that writes. `new_generation`: an active full,
-        that refers to nothing older; a retry in the same session goes on with it. `fence` is called before each write
-        and raises when this process was cut off. Raises `ChainLocked`, `FormatNewer`, and what the storage raises.
+        that refers to nothing older; a retry in the same session goes on with it. `chain_id`: a chain that begins has
+        this one, and one that is there must have it (empty: any). `fence` is called before each write and raises when
+        this process was cut off. Raises `ChainLocked`, `ChainDiffers`, `FormatNewer`, and what the storage raises.
         """
         fence()
-        run = Run(session_id, job_id, job_name, created, block_size_bytes, machine_id, machine, encrypt, new_generation)
+        run = Run(
+            session_id,
+            job_id,
+            job_name,
+            created,
+            block_size_bytes,
+            machine_id,
+            machine,
+            encrypt,
+            new_generation,
+            chain_id,
+        )
         lock = storage.lock(f"{directory}/{LOCK_NAME}")
         try:
             ledger = Ledger(storage, directory, run, fence)
-            index = DedupIndex(Path(index_directory) / ledger.chain_id.hex(), ledger.generation_id)
+            # By its place too: a copy has its source's id, and both may be in one repository.
+            where = Path(index_directory) / f"{ledger.chain_id.hex()}-{digest(directory.encode()).hex()[:16]}"
+            index = DedupIndex(where, ledger.generation_id)
             try:
                 ledger.warnings += index.update(storage, ledger.generation())
-                where = Path(index_directory) / ledger.chain_id.hex()
                 return cls(
                     Upkeep(storage, directory, ledger=ledger, index=index, fence=fence, index_directory=where), lock
                 )

@@ -145,9 +145,9 @@ def _reporter(*, as_json: bool) -> Reporter:
 
 
 def _failure(view: types.SessionView) -> errors.ErrorInfo:
-    """Say why: a backup that failed is `session_failed`; sessions of one purpose end with their own error."""
+    """Say why: a job's run that failed is `session_failed`; sessions of one purpose end with their own error."""
     first = view.error or next((task.error for task in view.tasks if task.error is not None), None)
-    if view.kind != "backup" and first is not None:
+    if view.kind not in {"backup", "copy"} and first is not None:
         return first
     message = f"session {view.session_id} of {view.name} failed"
     if view.error is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from vbrcore.cli import parser, retention, values
+from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.api import job as model
-from vbrcore.cli.api import operations, types
 from vbrcore.cli.confirm import confirmed
 from vbrcore.cli.context import call, connect
 from vbrcore.cli.follow import follow
@@ -53,10 +53,13 @@ def _add_create(verbs: Nouns[Parser]) -> None:
         "create a job",
         "job create nightly --hypervisor lab --machine '*' --repository main",
         "job create web --hypervisor kvm --machine 'web-*' --exclude web-test --repository main --quiesce",
+        "job create offsite --from-repository main --machine '*' --repository second --keep 30",
     )
     create.add_argument("name", metavar="NAME")
-    create.add_argument("--hypervisor", required=True, metavar="NAME")
-    create.add_argument("--repository", required=True, metavar="NAME")
+    source = create.add_mutually_exclusive_group(required=True)
+    source.add_argument("--hypervisor", metavar="NAME", help="back up machines of this hypervisor")
+    source.add_argument("--from-repository", metavar="NAME", help="copy points of this repository as they are stored")
+    create.add_argument("--repository", required=True, metavar="NAME", help="where the points are kept")
     create.add_argument(
         "--machine",
         action="append",
@@ -68,8 +71,8 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="machines to leave out; may be repeated"
     )
-    create.add_argument("--block-size", choices=_BLOCK_SIZES, default="1M", help="unit of dedup (%(default)s)")
-    create.add_argument("--compression", choices=_COMPRESSIONS, default="fast", help="effort (%(default)s)")
+    create.add_argument("--block-size", choices=_BLOCK_SIZES, help="unit of dedup (1M)")
+    create.add_argument("--compression", choices=_COMPRESSIONS, help="effort (fast)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
     retention.add_options(create)
 
@@ -133,16 +136,21 @@ def _add_retention(verbs: Nouns[Parser]) -> None:
 
 
 def _create(args: argparse.Namespace) -> int:
+    if args.from_repository and (args.block_size or args.compression):
+        raise errors.InvalidValue(
+            "a backup copy has blocks as its source has stored them: no --block-size, --compression"
+        )
     request = types.JobCreate(
         name=args.name,
-        hypervisor=args.hypervisor,
+        hypervisor=args.hypervisor or "",
         repository=args.repository,
         machines=tuple(args.machines),
         exclude=tuple(args.exclude),
-        block_size_bytes=_BLOCK_SIZES[args.block_size],
-        compression=args.compression,
+        block_size_bytes=_BLOCK_SIZES[args.block_size or "1M"],
+        compression=args.compression or "fast",
         quiesce=args.quiesce,
         retention=retention.retention_of(args),
+        from_repository=args.from_repository or "",
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
 
@@ -155,7 +163,7 @@ def _list(args: argparse.Namespace) -> int:
     rows = [
         (
             v.name,
-            v.hypervisor,
+            v.hypervisor or v.from_repository,
             v.repository,
             "running" if v.running else v.last_result or "-",
             moment(v.next_run),
@@ -163,7 +171,7 @@ def _list(args: argparse.Namespace) -> int:
         )
         for v in views
     ]
-    print_table(("NAME", "HYPERVISOR", "REPOSITORY", "LAST RESULT", "NEXT RUN", "MACHINES"), rows)
+    print_table(("NAME", "FROM", "REPOSITORY", "LAST RESULT", "NEXT RUN", "MACHINES"), rows)
     return 0
 
 
@@ -176,7 +184,7 @@ def _show(args: argparse.Namespace) -> int:
         {
             "name": view.name,
             "id": view.job_id,
-            "hypervisor": view.hypervisor,
+            ("copy of" if view.from_repository else "hypervisor"): view.from_repository or view.hypervisor,
             "repository": view.repository,
             "machines": " ".join(view.machines),
             "exclude": " ".join(view.exclude),

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.context import Context
 from vbrcore.model.inventory import Repository
 from vbrcore.model.job import Job
@@ -20,6 +21,16 @@ class Chain(msgspec.Struct, frozen=True):
 def chain_of(job: Job, *, encrypted: bool) -> Chain:
     """Return the chain of a job."""
     return Chain(job.chain_directory(encrypted=encrypted), job.job_id, job.name, job.block_size_bytes)
+
+
+def copied_chains(catalog: Catalog, job: Job) -> tuple[Chain, ...]:
+    """Return the chains of a backup copy: there is one for each chain that it has points of."""
+    sizes = {
+        stored.directory: stored.point.block_size_bytes
+        for stored in catalog.points(job.job_id)
+        if stored.repository_id == job.repository_id
+    }
+    return tuple(Chain(directory, job.job_id, job.name, size) for directory, size in sorted(sizes.items()))
 
 
 def target_work(

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 
+import msgspec
+
 from vbrcore.balancer.demand import (
+    CLASS_COPY,
     CLASS_REGULAR,
     CLASS_RESTORE,
     RANK_OPEN_MACHINE,
@@ -113,4 +116,42 @@ def read_demand(session: Session, task: Task, repository: Repository, repository
         expected_bytes=task.size_bytes,
         session_started=session.started or session.created,
         writes=False,
+    )
+
+
+def copy_demand(
+    session: Session,
+    task: Task,
+    *,
+    source: tuple[Repository, Server],
+    target: tuple[Repository, Server],
+) -> Demand:
+    """A disk of a point that is copied: a slot of both repositories, and the budget of each server beside them."""
+    (from_repository, from_server), (to_repository, to_server) = source, target
+    from_unit = Unit(f"repository:{from_repository.repository_id}")
+    hosts = dict.fromkeys((from_server.server_id, to_server.server_id))
+    return Demand(
+        demand_id=task.task_id,
+        session_id=session.session_id,
+        level="task",
+        scope=task.task_id,
+        created=task.created,
+        class_rank=CLASS_COPY,
+        manual=session.manual,
+        units=(from_unit, Unit(f"repository:{to_repository.repository_id}")),
+        choices=(Choice(from_server.name, "", tuple(Unit(f"host:{server_id}") for server_id in hosts)),),
+        expected_bytes=task.size_bytes,
+        session_started=session.started or session.created,
+        only_read=(from_unit.resource,),
+    )
+
+
+def copied_chain_demand(session: Session, repository: Repository, directory: str) -> Demand:
+    """One chain of a copy job, under a scope of its own: the session holds one after the other."""
+    name = f"chain:{directory}"
+    return msgspec.structs.replace(
+        chain_demand(session, repository, directory),
+        demand_id=f"{session.session_id}:{name}",
+        scope=name,
+        class_rank=CLASS_COPY,
     )

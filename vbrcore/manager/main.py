@@ -17,6 +17,7 @@ from vbrcore.catalog.processes import process_started
 from vbrcore.manager.backup import run_backup
 from vbrcore.manager.cleanup import run_cleanup
 from vbrcore.manager.context import Context
+from vbrcore.manager.copying import run_copy
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.delete import run_delete
 from vbrcore.manager.events import SessionEvents
@@ -42,6 +43,7 @@ async def _run_restore(context: Context) -> Outcome:
 
 RUNNERS: dict[str, Callable[[Context], Awaitable[Outcome]]] = {
     "backup": run_backup,
+    "copy": run_copy,
     "restore": _run_restore,
     "verify": run_verify,
     "delete": run_delete,

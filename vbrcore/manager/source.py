@@ -7,6 +7,7 @@ from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.log import SessionLog
 from vbrcore.model.errors import MoverLost, ProtocolError, error_from
 from vbrcore.mover.messages import (
+    CopyWork,
     DiskDone,
     Ended,
     Failed,
@@ -26,7 +27,7 @@ from vbrcore.transport.messages import Role
 async def run_mover(
     crew: Crew,
     role: Role,
-    work: SourceWork | RestoreWork,
+    work: SourceWork | RestoreWork | CopyWork,
     *,
     machine: str,
     disk: str,

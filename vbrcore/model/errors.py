@@ -272,6 +272,12 @@ class WriterReplaced(VbrError):
     hint = "A later session has written to this chain; this one must not."
 
 
+class ChainDiffers(VbrError):
+    code = "chain_differs"
+    exit_code = 11
+    hint = "The source's chain was replaced by another one. Copy it with a new job, or move the old copy's files away."
+
+
 class BlocksMissing(VbrError):
     code = "blocks_missing"
     exit_code = 13

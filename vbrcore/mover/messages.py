@@ -72,7 +72,8 @@ class TargetWork(Message, frozen=True):
     """Be the one writer of a chain. `directory` is the chain's directory, relative to the repository's root.
 
     `encrypt`: if the chain has no files yet, it is an encrypted one. The target works without its key.
-    `new_generation`: an active full, which refers to nothing older.
+    `new_generation`: an active full, which refers to nothing older. `chain_id`: of a backup copy, which has that of its
+    source (empty: any).
     """
 
     repository_path: str
@@ -87,6 +88,7 @@ class TargetWork(Message, frozen=True):
     index_directory: str
     encrypt: bool = False
     new_generation: bool = False
+    chain_id: bytes = b""
 
 
 class UseKeySlots(Message, frozen=True):
@@ -149,6 +151,27 @@ class ReadConfiguration(Message, frozen=True):
     directory: str
     point_id: str
     as_stored: bool = False
+    encrypted: bool = False
+
+
+class CopyWork(Message, frozen=True):
+    """Read what one disk of a point needs as it is stored, and send what the target lacks of it.
+
+    `disk_number` is the disk's place in the point (-1: none), `configuration`: the machine's configuration too. What
+    equals the map with the root `base_root` at the same place (empty: none) is known to be there. `encrypted` as in
+    `RestoreWork`.
+    """
+
+    task_id: str
+    repository_path: str
+    repository_id: str
+    directory: str
+    point_id: str
+    endpoint: Endpoint
+    disk_number: int = -1
+    configuration: bool = False
+    base_root: bytes = b""
+    base_size_bytes: int = 0
     encrypted: bool = False
 
 
@@ -277,6 +300,7 @@ ToMover = (
     | ForgetPoints
     | Seal
     | RestoreWork
+    | CopyWork
     | ReadConfiguration
     | UseKey
     | Stop

@@ -57,6 +57,7 @@ def run(control: Control) -> None:
         fence=control.fence,
         encrypt=work.encrypt,
         new_generation=work.new_generation,
+        chain_id=work.chain_id,
     )
     try:
         _Target(control, work, writer).run()

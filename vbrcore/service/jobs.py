@@ -11,6 +11,7 @@ from vbrcore.model.job import BLOCK_SIZES_BYTES, Job, Schedule
 from vbrcore.model.retention import check as check_retention
 from vbrcore.service import schedule
 from vbrcore.service.balancing import check_can_run
+from vbrcore.service.copies import copy_source
 from vbrcore.service.repositories import check_confirmed, find_repository
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.values import check_name, moment
@@ -55,11 +56,18 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         raise InvalidValue(f"a block size of {request.block_size_bytes} bytes is not one of {allowed}")
     check_retention(request.retention)
     repository = find_repository(call, request.repository)
-    check_can_run(repository, catalog.servers())
+    hypervisor_id = source_id = ""
+    if request.from_repository:
+        source_id = copy_source(call, request, repository).repository_id
+    else:
+        if not request.hypervisor:
+            raise InvalidValue("a job needs a hypervisor, or (a backup copy) another repository, to take machines from")
+        check_can_run(repository, catalog.servers())
+        hypervisor_id = catalog.hypervisor_by_name(request.hypervisor).hypervisor_id
     job = Job(
         job_id=new_id(),
         name=request.name,
-        hypervisor_id=catalog.hypervisor_by_name(request.hypervisor).hypervisor_id,
+        hypervisor_id=hypervisor_id,
         repository_id=repository.repository_id,
         machines=request.machines,
         exclude=request.exclude,
@@ -67,6 +75,7 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         compression=request.compression,
         quiesce=request.quiesce,
         retention=request.retention,
+        source_repository_id=source_id,
     )
     catalog.add_job(job)
     return _view(call, job)
@@ -82,12 +91,14 @@ def _show(call: Call, request: types.ByName) -> types.JobView:
 
 def _run(call: Call, request: types.ByName) -> types.SessionStarted:
     job = find_job(call, request.name)
-    session = call.service.start_session("backup", job_id=job.job_id, name=job.name, request={})
+    session = call.service.start_session(job.run_kind, job_id=job.job_id, name=job.name, request={})
     return types.SessionStarted(session.session_id, job.job_id)
 
 
 def _full(call: Call, request: types.JobFull) -> types.SessionStarted:
     job = find_job(call, request.name)
+    if job.is_copy:
+        raise InvalidValue(f"job {job.name} is a backup copy: its source's points are what it has, and no machines")
     session = call.service.start_session("backup", job_id=job.job_id, name=job.name, request={"full": request.kind})
     return types.SessionStarted(session.session_id, job.job_id)
 
@@ -145,7 +156,7 @@ def _view(call: Call, job: Job) -> types.JobView:
     return types.JobView(
         job_id=job.job_id,
         name=job.name,
-        hypervisor=catalog.hypervisor(job.hypervisor_id).name,
+        hypervisor="" if job.is_copy else catalog.hypervisor(job.hypervisor_id).name,
         repository=catalog.repository(job.repository_id).name,
         machines=job.machines,
         exclude=job.exclude,
@@ -158,6 +169,7 @@ def _view(call: Call, job: Job) -> types.JobView:
         next_run=moment(catalog.next_runs().get(job.job_id)),
         running=live.session_id if live else None,
         warnings=_warnings(call, job.schedule),
+        from_repository=catalog.repository(job.source_repository_id).name if job.is_copy else "",
     )
 
 

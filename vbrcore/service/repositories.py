@@ -122,7 +122,9 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
     path = Path(repository.path)
     # Opened first: what is not mounted cannot be deleted, and must not be forgotten as if it were.
     storage = open_repository(path, repository.repository_id) if request.with_backups else None
-    used_by = [job.name for job in catalog.jobs() if job.repository_id == repository.repository_id]
+    used_by = [
+        job.name for job in catalog.jobs() if repository.repository_id in {job.repository_id, job.source_repository_id}
+    ]
     if used_by:
         raise InUse(f"repository {repository.name} is used by job {', '.join(used_by)}")
     # The catalog's row last: where files cannot be deleted, nothing is forgotten.

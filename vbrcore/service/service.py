@@ -9,7 +9,7 @@ from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import JobAlreadyRunning, ServiceStopping, VbrError
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import Job
-from vbrcore.model.session import Session, SessionKind
+from vbrcore.model.session import JOB_RUNS, Session, SessionKind
 from vbrcore.service.balancing import balance
 from vbrcore.service.cleanup import Cleanup
 from vbrcore.service.configuration import Configuration
@@ -74,7 +74,7 @@ class Service:
             created=time.time(),
             request=request,
         )
-        if kind == "backup" and self.catalog.live_session_of(job_id) is not None:
+        if kind in JOB_RUNS and self.catalog.live_session_of(job_id) is not None:
             self.managers.check()  # it may be one whose manager died just now
         self.managers.start(session)
         return session
@@ -195,7 +195,7 @@ class Service:
 
     def _run_scheduled(self, job: Job) -> None:
         try:
-            self.start_session("backup", job_id=job.job_id, name=job.name, manual=False, request={})
+            self.start_session(job.run_kind, job_id=job.job_id, name=job.name, manual=False, request={})
         except JobAlreadyRunning as error:
             _log.warning("job %s is due but not started: %s", job.name, error)
         except VbrError as error:

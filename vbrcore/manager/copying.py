@@ -1,0 +1,281 @@
+"""A backup copy: points of another repository as they are stored there, one chain after the other."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from vbrcore.catalog.catalog import StoredPoint
+from vbrcore.catalog.clock import read_clock
+from vbrcore.chain.identity import ChainIdentity
+from vbrcore.chain.reader import ChainReader
+from vbrcore.manager.chains import Chain, target_work
+from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.copyplan import (
+    check_same_encryption,
+    chosen_points,
+    comes_from,
+    copy_selection,
+    wanted_points,
+)
+from vbrcore.manager.demands import chain_demand, copied_chain_demand
+from vbrcore.manager.keys import CopyKeys, OpenChain, RepositoryKeys
+from vbrcore.manager.machinecopy import CopyParts, MachineCopy, PointTask, point_tasks
+from vbrcore.manager.report import Outcome
+from vbrcore.manager.retention import apply_retention, newest_of
+from vbrcore.manager.sidebyside import side_by_side
+from vbrcore.manager.target import Target, TargetRun
+from vbrcore.model.errors import (
+    LeaseLost,
+    MachineNotFound,
+    NotFound,
+    RepositoryNotMounted,
+    SessionStopped,
+    VbrError,
+)
+from vbrcore.model.ids import new_id
+from vbrcore.model.inventory import Repository
+from vbrcore.model.job import Job
+from vbrcore.model.point import Point
+from vbrcore.model.session import Task, Totals
+from vbrcore.storage.repository import open_repository
+
+# After these no other chain can be copied either.
+_ENDING = (SessionStopped, LeaseLost, RepositoryNotMounted)
+
+
+async def run_copy(context: Context) -> Outcome:
+    """Run a session of kind `copy`. Raises what keeps the session as a whole from running."""
+    catalog, session = context.catalog, context.session
+    job = catalog.job(session.job_id)
+    repository = catalog.repository(job.repository_id)
+    encrypted = catalog.is_encrypted(repository.repository_id)
+    source = catalog.repository(job.source_repository_id)
+    check_same_encryption(source, repository, (catalog.is_encrypted(source.repository_id), encrypted))
+    warnings = Warnings(context.log)
+    stored = catalog.points()
+    here = [one for one in stored if one.repository_id == job.source_repository_id]
+    errors: list[VbrError] = list(_missing_machines(context, job, here, warnings))
+    # The place of all its chains, for the whole session: none begins while e.g. the passphrase is being changed.
+    await context.leases.acquire(chain_demand(session, repository, job.chain_directory(encrypted=encrypted)))
+    catalog.update_session(session.session_id, state="running")
+    known = {one.point.point_id: one for one in stored}
+    totals = Totals()
+    for directory, points in _by_directory(here).items():
+        if not chosen_points(job, [one.point for one in points]):
+            continue
+        if any(comes_from(one, known, repository.repository_id) for one in points):
+            context.log.info(f"{directory} is a copy of a chain of {repository.name}: it is not copied back")
+            continue
+        chain = ChainCopy(context, job, directory, warnings)
+        try:
+            context.stop.check()
+            await chain.run()
+        except VbrError as error:
+            context.log.error(f"{directory}: {error.code}: {error}")
+            errors.append(error)
+            if isinstance(error, _ENDING):
+                break
+        finally:
+            totals = totals.plus(chain.totals)
+            errors += chain.errors
+    stopped = next((error for error in errors if isinstance(error, SessionStopped)), None)
+    return Outcome(
+        totals=totals,
+        warnings=warnings.all(),
+        error=(stopped or errors[0]).info() if errors else None,
+        failures=len(errors),
+    )
+
+
+def _by_directory(stored: Sequence[StoredPoint]) -> dict[str, list[StoredPoint]]:
+    ordered = sorted(stored, key=lambda one: one.directory)
+    return {directory: list(points) for directory, points in groupby(ordered, key=lambda one: one.directory)}
+
+
+def _missing_machines(
+    context: Context, job: Job, here: Sequence[StoredPoint], warnings: Warnings
+) -> list[MachineNotFound]:
+    """A machine named in the job that has no point is a failed task, a pattern that matches none a warning."""
+    known = {one.point.machine for one in context.catalog.points(job.job_id)}
+    selection = copy_selection(job, [one.point for one in here], known)
+    for pattern in selection.unmatched:
+        warnings.add(f"the pattern {pattern} matches no machine with a point in the source")
+    names = (*selection.missing, *selection.vanished)
+    errors = [MachineNotFound(f"the source has no point of {name}") for name in names]
+    now = time.time()
+    context.catalog.add_tasks(
+        [
+            Task(
+                task_id=new_id(),
+                session_id=context.session.session_id,
+                machine=name,
+                disk="",
+                state="failed",
+                created=now,
+                ended=now,
+                error=error.info(),
+            )
+            for name, error in zip(names, errors, strict=True)
+        ]
+    )
+    for error in errors:
+        context.log.error(str(error))
+    return errors
+
+
+class _Original(msgspec.Struct, frozen=True):
+    """A chain of the source as its files say it is, points opened, those of the job's machines only."""
+
+    chain: OpenChain
+    points: list[Point]
+
+
+class ChainCopy:
+    """One chain of the source, and its copy: `errors` are those of single machines and points."""
+
+    def __init__(self, context: Context, job: Job, directory: str, warnings: Warnings) -> None:
+        catalog = context.catalog
+        self.errors: list[VbrError] = []
+        self._context = context
+        self._job = job
+        self._directory = directory
+        self._warnings = warnings
+        self._source = catalog.repository(job.source_repository_id)
+        self._repository = catalog.repository(job.repository_id)
+        self._encrypted = catalog.is_encrypted(self._repository.repository_id)
+        self._copy_directory = f"{job.chain_directory(encrypted=self._encrypted)}/{directory}"
+        self._targets: list[Target] = []
+        self._block_size_bytes = 0
+        self._moved = Totals()
+
+    @property
+    def totals(self) -> Totals:
+        """What was read and sent, and what all target movers have stored."""
+        stored = sum(target.stored_bytes for target in self._targets)
+        return msgspec.structs.replace(self._moved, stored_bytes=stored)
+
+    async def run(self) -> None:
+        """Copy what is lacking, then let go of what the copy's own policy does not keep.
+
+        Raises what keeps the chain as a whole from being copied, e.g. `ChainDiffers`, `WrongPassphrase`.
+        """
+        original = await self._original()
+        if original is None or not original.points:
+            return
+        demand = copied_chain_demand(self._context.session, self._repository, self._copy_directory)
+        await self._context.leases.acquire(demand)
+        try:
+            await self._copy(original)
+        finally:
+            for target in self._targets:
+                await target.kill()
+            self._context.leases.release(demand.scope)
+
+    async def _original(self) -> _Original | None:
+        """Return what is there to copy; None where the chain is gone."""
+        try:
+            identity, points = await asyncio.to_thread(_look, self._source, self._directory, self._warnings)
+        except NotFound as error:
+            self._warnings.add(f"not copied: {error}")
+            return None
+        keys = RepositoryKeys(self._context.catalog, self._source.repository_id)
+        chain = await keys.chain(identity)
+        opened, spoilt = chain.all_opened(points)
+        for warning in spoilt:
+            self._warnings.add(warning)
+        chain.chain_id = identity.chain_id
+        return _Original(chain, chosen_points(self._job, opened))
+
+    async def _copy(self, original: _Original) -> None:
+        context = self._context
+        run = await self._target(original, original.points[-1].block_size_bytes)
+        for warning in run.warnings:
+            self._warnings.add(f"{self._copy_directory}: {warning}")
+        self._reconcile(run)
+        newest_before = newest_of(run)
+        wanted = wanted_points(original.points, run.points, self._job, time.time())
+        context.log.info(
+            f"{self._directory}: {len(original.points)} points, {len(run.points)} in the copy,"
+            f" {len(wanted)} are to be copied"
+        )
+        for block_size_bytes, points in groupby(wanted, key=lambda point: point.block_size_bytes):
+            run = await self._target(original, block_size_bytes)
+            await self._copy_points(list(points))
+        run = self._targets[-1].running or run
+        if run.lost is None and not context.stop.requested.is_set() and not context.leases.lost.is_set():
+            await self._retain(run, newest_before)
+        await self._targets[-1].seal()
+
+    async def _target(self, original: _Original, block_size_bytes: int) -> TargetRun:
+        """Return the target mover of the copy for blocks of that size, which a generation has throughout."""
+        context, job = self._context, self._job
+        if self._block_size_bytes != block_size_bytes:
+            if self._targets:
+                await self._targets[-1].seal()
+            chain = Chain(self._copy_directory, job.job_id, job.name, block_size_bytes)
+            work = target_work(context, self._repository, chain)
+            work = msgspec.structs.replace(work, chain_id=original.chain.chain_id)
+            keys = CopyKeys(context.catalog, self._repository.repository_id, original.chain)
+            self._targets.append(Target(context.crew, work, context.log, keys))
+            self._block_size_bytes = block_size_bytes
+        return await self._targets[-1].ready()
+
+    async def _copy_points(self, points: Sequence[Point]) -> None:
+        context = self._context
+        parts = CopyParts(
+            job=self._job,
+            source=self._source,
+            source_server=context.catalog.server_by_name(self._source.server),
+            repository=self._repository,
+            repository_server=context.catalog.server_by_name(self._repository.server),
+            directory=self._directory,
+            target_directory=self._copy_directory,
+            encrypted=self._encrypted,
+            target=self._targets[-1],
+            warnings=self._warnings,
+        )
+        work: dict[tuple[str, str], list[tuple[Point, tuple[PointTask, ...]]]] = {}
+        for point in points:
+            work.setdefault((point.plugin, point.machine_id), []).append((point, point_tasks(context, point)))
+        context.catalog.add_tasks([one.task for mine in work.values() for _, tasks in mine for one in tasks])
+        copies = {
+            f"{plugin}/{machine_id}": MachineCopy(context, parts, mine, mine[-1][0].machine)
+            for (plugin, machine_id), mine in work.items()
+        }
+        failed = await side_by_side(context, {name: copy.run() for name, copy in copies.items()})
+        for name, copy in copies.items():
+            if name in failed:
+                copy.end(failed[name])
+            self._moved = self._moved.plus(copy.totals)
+            self.errors += copy.errors
+
+    async def _retain(self, run: TargetRun, newest_before: float | None) -> None:
+        """What fails here takes nothing from the points that were copied."""
+        clock = read_clock()
+        doubt = self._context.catalog.clock_doubt(clock, newest_before)
+        try:
+            await apply_retention(self._context, self._job, run, self._warnings, present=None, doubt=doubt)
+        except VbrError as error:
+            self._warnings.add(f"retention was not applied, the next session does it: {error}")
+            return
+        self._reconcile(run)
+        if not doubt:
+            self._context.catalog.set_clock_seen(clock)
+
+    def _reconcile(self, run: TargetRun) -> None:
+        self._context.catalog.replace_points(
+            self._repository.repository_id, self._job.job_id, self._copy_directory, run.points
+        )
+
+
+def _look(source: Repository, directory: str, warnings: Warnings) -> tuple[ChainIdentity, tuple[Point, ...]]:
+    """Return which chain it is, and its points as they stand in its files. Raises `NotFound`, `FormatInvalid`, ..."""
+    storage = open_repository(Path(source.path), source.repository_id)
+    with ChainReader.open(storage, directory) as reader:
+        for warning in reader.warnings:
+            warnings.add(f"source: {warning}")
+        return ChainIdentity(reader.chain_id, reader.encrypted, key_slots=reader.key_slots), reader.points
