@@ -13,7 +13,7 @@ from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.chain.reader import ChainReader
 from vbrcore.manager.chains import Chain, target_work
-from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.copyplan import (
     check_same_encryption,
     chosen_points,
@@ -23,6 +23,7 @@ from vbrcore.manager.copyplan import (
 )
 from vbrcore.manager.demands import chain_demand, copied_chain_demand
 from vbrcore.manager.keys import CopyKeys, OpenChain, RepositoryKeys
+from vbrcore.manager.machine import RETRY_WAITS_S
 from vbrcore.manager.machinecopy import CopyParts, MachineCopy, PointTask, point_tasks
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.retention import apply_retention, newest_of
@@ -130,6 +131,7 @@ def _missing_machines(
 class _Original(msgspec.Struct, frozen=True):
     """A chain of the source as its files say it is, points opened, those of the job's machines only."""
 
+    chain_id: bytes
     chain: OpenChain
     points: list[Point]
 
@@ -178,17 +180,16 @@ class ChainCopy:
     async def _original(self) -> _Original | None:
         """Return what is there to copy; None where the chain is gone."""
         try:
-            identity, points = await asyncio.to_thread(_look, self._source, self._directory, self._warnings)
+            identity, points, problems = await asyncio.to_thread(_look, self._source, self._directory)
         except NotFound as error:
             self._warnings.add(f"not copied: {error}")
             return None
         keys = RepositoryKeys(self._context.catalog, self._source.repository_id)
         chain = await keys.chain(identity)
         opened, spoilt = chain.all_opened(points)
-        for warning in spoilt:
-            self._warnings.add(warning)
-        chain.chain_id = identity.chain_id
-        return _Original(chain, chosen_points(self._job, opened))
+        for warning in (*problems, *spoilt):
+            self._warnings.add(f"source: {warning}")
+        return _Original(identity.chain_id, chain, chosen_points(self._job, opened))
 
     async def _copy(self, original: _Original) -> None:
         context = self._context
@@ -218,11 +219,11 @@ class ChainCopy:
                 await self._targets[-1].seal()
             chain = Chain(self._copy_directory, job.job_id, job.name, block_size_bytes)
             work = target_work(context, self._repository, chain)
-            work = msgspec.structs.replace(work, chain_id=original.chain.chain_id)
+            work = msgspec.structs.replace(work, chain_id=original.chain_id)
             keys = CopyKeys(context.catalog, self._repository.repository_id, original.chain)
             self._targets.append(Target(context.crew, work, context.log, keys))
             self._block_size_bytes = block_size_bytes
-        return await self._targets[-1].ready()
+        return await _ready(context, self._targets[-1])
 
     async def _copy_points(self, points: Sequence[Point]) -> None:
         context = self._context
@@ -272,10 +273,26 @@ class ChainCopy:
         )
 
 
-def _look(source: Repository, directory: str, warnings: Warnings) -> tuple[ChainIdentity, tuple[Point, ...]]:
-    """Return which chain it is, and its points as they stand in its files. Raises `NotFound`, `FormatInvalid`, ..."""
+def _look(source: Repository, directory: str) -> tuple[ChainIdentity, tuple[Point, ...], tuple[str, ...]]:
+    """Return which chain it is, its points as they stand in its files, and what is wrong with these.
+
+    Raises `NotFound`, `FormatInvalid`, and what the storage raises.
+    """
     storage = open_repository(Path(source.path), source.repository_id)
     with ChainReader.open(storage, directory) as reader:
-        for warning in reader.warnings:
-            warnings.add(f"source: {warning}")
-        return ChainIdentity(reader.chain_id, reader.encrypted, key_slots=reader.key_slots), reader.points
+        identity = ChainIdentity(reader.chain_id, reader.encrypted, key_slots=reader.key_slots)
+        return identity, reader.points, reader.warnings
+
+
+async def _ready(context: Context, target: Target) -> TargetRun:
+    """Start the target mover; a chain that a lost writer still holds, and a mover that dies, are tried again."""
+    for wait_s in RETRY_WAITS_S:
+        try:
+            return await target.ready()
+        except VbrError as error:
+            if not error.retryable or isinstance(error, RepositoryNotMounted):
+                raise
+            context.log.warning(f"{error.code}: {error}; tried again in {wait_s:.0f} s")
+        await pause(wait_s, context.stop)
+        context.stop.check()
+    return await target.ready()
