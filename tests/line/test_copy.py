@@ -248,8 +248,9 @@ def test_a_damaged_block_costs_only_points_that_need_it_and_is_found_elsewhere(
     error = line.refused("session_failed", "job", "run", "offsite")
     (task,) = error["tasks"]
     assert (task["machine"], task["disk"]) == ("web", "disk.raw")
-    assert new.hex()[:16] in str(task["error"])
-    assert "no other file" in str(task["error"])
+    assert task["code"] == "data_corrupt"
+    assert new.hex()[:16] in task["message"]
+    assert "no other file" in task["message"]
     copied = [(point["machine"], point["created"]) for point in line.points("offsite")]
     source = [(point["machine"], point["created"]) for point in line.points()]
     lost = [point for point in source if point not in copied]
