@@ -35,6 +35,7 @@ class Line:
         self.client = TransportClient()
         self.target: MoverHandle | None = None
         self.ready = m.Ready()
+        self.points: tuple[Point, ...] = ()
         self.session_id = ""
         self.started = False
         self.block_size_bytes = MIB
@@ -59,7 +60,9 @@ class Line:
         )
         self.target = await self.client.start_mover("target", "job", self.session_id, "", "")
         await self.target.send(msgspec.structs.replace(work, **changes))
-        self.ready = await expect(self.target, m.Ready)
+        points: list[Point] = []
+        self.ready = await expect(self.target, m.Ready, points)
+        self.points = tuple(points)
         return self.target
 
     async def source(self, task_id: str = "task", attempt: int = 1, secret: bytes = b"", **changes: Any) -> MoverHandle:
@@ -126,14 +129,17 @@ class Line:
         return done
 
 
-async def expect(handle: MoverHandle, kind: type[Kind]) -> Kind:
-    """Return the next message of this kind; raise the error of a mover that failed."""
+async def expect(handle: MoverHandle, kind: type[Kind], points: list[Point] | None = None) -> Kind:
+    """Return the next message of this kind; raise the error of a mover that failed. `points` of a chain are added."""
     while True:
         message = await handle.receive()
         if isinstance(message, kind):
             return message
         if isinstance(message, m.Failed):
             raise error_from(message.error)
+        if isinstance(message, m.ChainPoints) and points is not None:
+            points += message.points
+            continue
         assert isinstance(message, m.Progress | m.Log | m.Ready), message
 
 
@@ -146,7 +152,7 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(HALF, site / "vbr_testhalf.py")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: testhalf\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[vbrcore.movers]\ntesthalf = vbr_testhalf\n")
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_a_target_that_dies_fails_its_sources_and_its_points_stand(on_line: Any,
         with pytest.raises(MoverLost):
             await tell(slow, m.DiskDone)
         await line.start_target()
-        assert [p.point_id for p in line.ready.points] == [point.point_id]
+        assert [p.point_id for p in line.points] == [point.point_id]
         await line.restore(point, tmp_path / "out")
         assert (tmp_path / "out").read_bytes() == data
         again = (await line.commit(await line.back_up(tmp_path / "b"))).point
@@ -140,7 +140,7 @@ def test_a_point_with_missing_blocks_is_refused(on_line: Any, tmp_path: Path, te
         assert (await tell(target, m.Forgotten)).point_ids == (point.point_id,)
         await line.seal()
         await line.start_target()
-        assert line.ready.points == ()
+        assert line.points == ()
 
     on_line(story)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from vbrcore.catalog.audit import AuditRows
+from vbrcore.catalog.chains import ChainRows
 from vbrcore.catalog.clock import ClockRows
 from vbrcore.catalog.database import Database
 from vbrcore.catalog.inventory import InventoryRows
@@ -25,7 +26,9 @@ __all__ = ["CATALOG_NAME", "Catalog", "JournalRow", "StoredPoint", "Waiting"]
 CATALOG_NAME = "catalog.db"
 
 
-class Catalog(InventoryRows, KeyRows, JobRows, SessionRows, JournalRows, LeaseRows, PointRows, ClockRows, AuditRows):
+class Catalog(
+    InventoryRows, KeyRows, JobRows, SessionRows, JournalRows, LeaseRows, PointRows, ChainRows, ClockRows, AuditRows
+):
     """The rows of one deployment; each noun's methods stand in its own module."""
 
     @classmethod

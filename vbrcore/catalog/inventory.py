@@ -87,7 +87,7 @@ class InventoryRows(Rows):
 
     def remove_repository(self, repository_id: str) -> None:
         """Forget a repository and the points known of it; its files stay. Raises `InUse` while a job uses it."""
-        self._remove(_REPOSITORIES, repository_id, "repository", ("jobs",), ("points",))
+        self._remove(_REPOSITORIES, repository_id, "repository", ("jobs",), ("points", "chains"))
 
     # --- credentials ----------------------------------------------------------------------------
 

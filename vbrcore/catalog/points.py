@@ -57,6 +57,11 @@ class PointRows(Rows):
         )
         return tuple(_stored(row) for row in rows)
 
+    def machines_of(self, job_id: str) -> frozenset[str]:
+        """Return the names of the machines that a job has points of."""
+        rows = self._database.rows("SELECT DISTINCT machine FROM points WHERE job_id = ?", (job_id,))
+        return frozenset(row["machine"] for row in rows)
+
     def chains_of(self, job_id: str) -> frozenset[tuple[str, str]]:
         """Return the chains that hold points of a job, as (repository id, directory)."""
         rows = self._database.rows("SELECT DISTINCT repository_id, directory FROM points WHERE job_id = ?", (job_id,))

@@ -259,6 +259,12 @@ def _add_upkeep(tables: "sqlite_utils.Database") -> None:
         ("sessions", "report", "TEXT NOT NULL DEFAULT '{}'"),
     ):
         tables.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    _table(
+        tables,
+        "chains",
+        {"repository_id": str, "directory": str, "live_bytes": int},
+        key=("repository_id", "directory"),
+    )
 
 
 MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (_create, _add_retention, _add_upkeep)

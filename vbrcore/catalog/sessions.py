@@ -113,6 +113,7 @@ class SessionRows(Rows):
         totals: Totals,
         warnings: tuple[str, ...],
         error: ErrorInfo | None,
+        report: dict[str, object] | None = None,
     ) -> bool:
         """End a session; the first result stays. Returns whether this was the first."""
         sql, values = _SESSIONS.update_sql(
@@ -123,6 +124,7 @@ class SessionRows(Rows):
                 "totals": totals,
                 "warnings": warnings,
                 "error": error,
+                "report": report or {},
             }
         )
         with self._database.write() as connection:

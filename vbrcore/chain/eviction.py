@@ -8,14 +8,13 @@ that is not given back, and the next time finds both: by the mark, and by what t
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
-import msgspec
-
 from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.backupfile.contents import is_gone
 from vbrcore.backupfile.file import BackupFile
 from vbrcore.backupfile.maps import walk
 from vbrcore.backupfile.slots import BODY_OFFSET
 from vbrcore.chain.files import ENDING, stem_of
+from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.mark import Reached, mark
 from vbrcore.chain.sweep import Swept, extent_bytes, joined, live_rows, numbered_rows, offset_of, sweep
 from vbrcore.chain.transplant import Transplant
@@ -35,17 +34,6 @@ _COPY_DEAD_OF_FILE: Final = 0.2
 _PUNCH_LEFT: Final = 0.01
 LEAK_BYTES: Final = 64 * 1024
 _RANGES_AT_ONCE: Final = 256 * 1024
-
-
-class GivenBack(msgspec.Struct):
-    """What was done. `moved_bytes`: stored bytes that were copied; what is shared by cloning is not moved."""
-
-    unlinked_files: int = 0
-    punched_bytes: int = 0
-    moved_bytes: int = 0
-    freed_bytes: int = 0
-    clone_calls: int = 0
-    warnings: list[str] = msgspec.field(default_factory=list)
 
 
 class Eviction:
@@ -99,6 +87,7 @@ class Eviction:
             self._done.warnings.append(f"nothing is given back: {error}")
             return False
         self._owned = view.owned_points()
+        self._done.live_bytes += sum(swept.needed_bytes for swept in self._swept.values())
         return True
 
     # --- which files are moved ----------------------------------------------------------------------

@@ -4,7 +4,8 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 
-from vbrcore.chain.eviction import Eviction, GivenBack
+from vbrcore.chain.eviction import Eviction
+from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.index import DedupIndex
 from vbrcore.chain.pins import Pinned, read_pins
 from vbrcore.chain.upkeep import Upkeep

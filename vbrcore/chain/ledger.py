@@ -23,8 +23,9 @@ WRITER: Final = f"vbrcore {vbrcore.__version__}"
 class Run(msgspec.Struct, frozen=True):
     """Who writes: the session and the job (`machine_id` and `machine` only for a chain of one machine).
 
-    `encrypt`: a chain that begins now is an encrypted one. `new_generation`: an active full. Names of encrypted chains
-    are empty or hidden here. `chain_id`: what the chain's must be (empty: any).
+    `encrypt`: a chain that begins now is an encrypted one. `new_generation`: an active full, which is also made where
+    the generation that is there was begun before `fresh_after`. `chain_id`: what the chain's must be (empty: any).
+    Names of encrypted chains are empty or hidden here.
     """
 
     session_id: str
@@ -36,6 +37,7 @@ class Run(msgspec.Struct, frozen=True):
     machine: str = ""
     encrypt: bool = False
     new_generation: bool = False
+    fresh_after: float = 0.0
     chain_id: bytes = b""
 
 
@@ -269,7 +271,9 @@ def _chosen_generation(found: ChainFiles, run: Run) -> bytes | None:
         return None
     pointed = next((file for file in reversed(found.files) if file.contents.points), newest)
     current = next(file for file in reversed(found.files) if file.slot.generation_id == pointed.slot.generation_id)
-    if not run.new_generation and current.slot.block_size_bytes == run.block_size_bytes:
+    started = min(file.contents.created for file in found.generation(current.slot.generation_id))
+    fresh = not run.new_generation and started >= run.fresh_after
+    if fresh and current.slot.block_size_bytes == run.block_size_bytes:
         return current.slot.generation_id
     began = any(
         file.slot.full and file.contents.session_id == run.session_id

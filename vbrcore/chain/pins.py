@@ -45,6 +45,10 @@ class Pin:
             file = storage.create(name)
             try:
                 file.write(0, [data])
+            except BaseException:
+                with contextlib.suppress(VbrError):  # then the next writer removes it
+                    storage.remove(name)
+                raise
             finally:
                 file.close()
             try:

@@ -1,6 +1,5 @@
 """Reading a chain without lock or index: its sorted tables are searched as they are."""
 
-import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
@@ -17,7 +16,7 @@ from vbrcore.chain.files import ChainFiles, read_files
 from vbrcore.chain.index import intact_rows
 from vbrcore.chain.pins import Pin, Pinned
 from vbrcore.chain.readers import Readers
-from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, NotFound, RepositoryReadOnly
+from vbrcore.model.errors import BlocksMissing, DataCorrupt, FormatInvalid, NotFound, RepositoryFull, RepositoryReadOnly
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.storage.port import Storage
 
@@ -65,7 +64,8 @@ class ChainReader:
     def open(cls, storage: Storage, directory: str, pin: str = "") -> Self:
         """Read the slots and contents lists of all files, nothing else. `pin`: a point to be kept until `close`.
 
-        A read-only repository has no writer, so nothing needs a pin there. Raises `NotFound` for a chain without files
+        A read-only repository has no writer, so nothing needs a pin there; a full one is read without it, with a
+        warning: what must not wait is a restore. Raises `NotFound` for a chain without files
         (or without that point), `FormatInvalid` when none of them is readable, `FormatNewer`.
         """
         reader = cls(storage, directory, _read(storage, directory))
@@ -82,10 +82,15 @@ class ChainReader:
         self.point(point_id)
         where = next(f for f in self._found.files for p in f.contents.points if p.point_id == point_id)
         point = next(point for point in self.points if point.point_id == point_id)
-        with contextlib.suppress(RepositoryReadOnly):
+        try:
             self._pin = Pin.make(self._storage, self._directory, Pinned(point, where.slot.generation_id.hex()))
-            self._look_again()
-            self.point(point_id)
+        except RepositoryReadOnly:
+            return
+        except RepositoryFull:
+            self._warnings.append(f"{self._directory}: no room for a pin; the point may go while it is read")
+            return
+        self._look_again()
+        self.point(point_id)
 
     @property
     def encrypted(self) -> bool:

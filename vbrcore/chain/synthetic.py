@@ -8,7 +8,7 @@ import msgspec
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.chain.closure import check_closure
-from vbrcore.chain.eviction import GivenBack
+from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.index import DedupIndex
 from vbrcore.chain.mark import mark
 from vbrcore.chain.sweep import live_rows, sweep

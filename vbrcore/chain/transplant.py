@@ -103,6 +103,7 @@ class Transplant:
             row, place = unpack_row(packed)
             stored = bytearray(row.stored_length)
             read_stored(reader, place, row, stored)
+            self._upkeep.pace(row.stored_length)
             self._rows[row.digest] = pack_row(row, file.write_extent(row, stored))
             self.moved_bytes += HEADER_BYTES + row.stored_length
 

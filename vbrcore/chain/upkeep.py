@@ -21,7 +21,8 @@ _MERGE_ROWS = 256 * 1024
 class Upkeep:
     """The parts of a chain's writer, for the modules that do its larger works. The writer's commit lock is held.
 
-    `index` is that of the current generation. `written_bytes` counts what was appended to files.
+    `index` is that of the current generation. `written_bytes` counts what was appended to files. `pace` is called with
+    the length of what is about to be copied, and returns when that may be done.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Upkeep:
         index: DedupIndex,
         fence: Callable[[], None],
         index_directory: Path,
+        pace: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.storage = storage
         self.directory = directory
@@ -41,6 +43,7 @@ class Upkeep:
         self.readers = Readers(storage)
         self.fence = fence
         self.index_directory = index_directory
+        self.pace = pace
         self.file_limit_bytes = 8 * 1024**4
         self.written_bytes = 0
 

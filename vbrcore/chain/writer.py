@@ -14,8 +14,8 @@ from vbrcore.backupfile.rows import HEADER_BYTES, KIND_PAGE, Row, check_row, pac
 from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
 from vbrcore.chain.closure import check_closure
 from vbrcore.chain.due import Due
-from vbrcore.chain.eviction import GivenBack
 from vbrcore.chain.files import LOCK_NAME, sort_points
+from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.chain.index import DedupIndex, IndexFailed
 from vbrcore.chain.keeping import compact, give_back, newest_points
@@ -61,15 +61,20 @@ class ChainWriter:
         machine: str = "",
         encrypt: bool = False,
         new_generation: bool = False,
+        fresh_after: float = 0.0,
+        pace: Callable[[int], None] = lambda _: None,
         chain_id: bytes = b"",
     ) -> Self:
         """Take the chain's lock, read what its files say and bring the index up to date.
 
         `machine_id` and `machine` only for a chain of one machine. `encrypt`: where the chain has no files yet, it is
         an encrypted one; `set_key_slots` then comes before everything that writes. `new_generation`: an active full,
-        that refers to nothing older; a retry in the same session goes on with it. `chain_id`: a chain that begins has
-        this one, and one that is there must have it (empty: any). `fence` is called before each write and raises when
-        this process was cut off. Raises `ChainLocked`, `ChainDiffers`, `FormatNewer`, and what the storage raises.
+        that refers to nothing older; a retry in the same session goes on with it. It is also made where the generation
+        that is there was begun before `fresh_after`. `chain_id`: a chain that begins has this one, and one that is
+        there must have it (empty: any). `fence` is called before each write and raises when this process was cut off;
+        `pace` before what upkeep copies, with its length.
+
+        Raises `ChainLocked`, `ChainDiffers`, `FormatNewer`, and what the storage raises.
         """
         fence()
         run = Run(
@@ -82,6 +87,7 @@ class ChainWriter:
             machine,
             encrypt,
             new_generation,
+            fresh_after,
             chain_id,
         )
         lock = storage.lock(f"{directory}/{LOCK_NAME}")
@@ -92,9 +98,10 @@ class ChainWriter:
             index = DedupIndex(where, ledger.generation_id)
             try:
                 ledger.warnings += index.update(storage, ledger.generation())
-                return cls(
-                    Upkeep(storage, directory, ledger=ledger, index=index, fence=fence, index_directory=where), lock
+                upkeep = Upkeep(
+                    storage, directory, ledger=ledger, index=index, fence=fence, index_directory=where, pace=pace
                 )
+                return cls(upkeep, lock)
             except BaseException:
                 index.close()
                 raise
@@ -144,6 +151,12 @@ class ChainWriter:
         """Those of the current generation, oldest first: only their maps and blocks may be referred to."""
         with self._commit_lock:
             return sort_points(point for file in self._ledger.generation() for point in file.contents.points)
+
+    @property
+    def generation_started(self) -> float:
+        """When the current generation was begun, in seconds since the epoch; 0: it has no file yet."""
+        with self._commit_lock:
+            return min((file.contents.created for file in self._ledger.generation()), default=0.0)
 
     @property
     def chain(self) -> ChainIdentity:

@@ -1,45 +1,66 @@
 """The chains that sessions write, and what the target mover of one is told."""
 
+from collections.abc import Iterable
+
 import msgspec
 
-from vbrcore.catalog.catalog import Catalog
+from vbrcore.backupfile.codec import digest
 from vbrcore.manager.context import Context
-from vbrcore.model.inventory import Repository
+from vbrcore.model.ids import file_name_part
+from vbrcore.model.inventory import Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.mover.messages import TargetWork
 
+_MACHINE_PART = 12  # hexadecimal digits of a machine's id in the name of its chain
+
 
 class Chain(msgspec.Struct, frozen=True):
-    """A chain's place in its repository, and whose it is."""
+    """A chain's place in its repository, and whose it is. `machine_id` and `machine`: of a chain of one machine.
+
+    `chain_id`: of a copy, which has its source's (empty: any).
+    """
 
     directory: str
     job_id: str
     job_name: str
     block_size_bytes: int
+    machine_id: str = ""
+    machine: str = ""
+    chain_id: bytes = b""
 
 
 def chain_of(job: Job, *, encrypted: bool) -> Chain:
-    """Return the chain of a job."""
+    """Return the one chain of a job without chains per machine."""
     return Chain(job.chain_directory(encrypted=encrypted), job.job_id, job.name, job.block_size_bytes)
 
 
-def copied_chains(catalog: Catalog, job: Job) -> tuple[Chain, ...]:
-    """Return the chains of a backup copy: there is one for each chain that it has points of."""
-    sizes = {
-        stored.directory: stored.point.block_size_bytes
-        for stored in catalog.points(job.job_id)
-        if stored.repository_id == job.repository_id
-    }
-    return tuple(Chain(directory, job.job_id, job.name, size) for directory, size in sorted(sizes.items()))
+def chain_of_machine(job: Job, machine: Machine, existing: Iterable[str], *, encrypted: bool) -> Chain:
+    """Return the chain of one machine: below the job's directory, found by the machine's id whatever its name was.
+
+    `existing` are the directories of chains that are there.
+    """
+    parent = job.chain_directory(encrypted=encrypted)
+    ending = digest(machine.machine_id.encode()).hex()[:_MACHINE_PART]
+    named = ending if encrypted else f"{file_name_part(machine.name)}_{ending}"
+    there = (one for one in existing if one.startswith(f"{parent}/") and one.endswith(ending))
+    return Chain(
+        next(there, f"{parent}/{named}"), job.job_id, job.name, job.block_size_bytes, machine.machine_id, machine.name
+    )
 
 
 def target_work(
-    context: Context, repository: Repository, chain: Chain, *, may_fill: bool = False, new_generation: bool = False
+    context: Context,
+    repository: Repository,
+    chain: Chain,
+    *,
+    may_fill: bool = False,
+    new_generation: bool = False,
+    fresh_after: float = 0.0,
 ) -> TargetWork:
     """Return the work of this session's target mover of a chain.
 
     `may_fill`: also into the reserve: what shortens a chain is what a full repository needs. `new_generation`: an
-    active full.
+    active full, also made where the generation was begun before `fresh_after`.
     """
     return TargetWork(
         repository_path=repository.path,
@@ -53,4 +74,9 @@ def target_work(
         block_size_bytes=chain.block_size_bytes,
         index_directory=str(context.home / "cache" / "index" / repository.repository_id),
         new_generation=new_generation,
+        fresh_after=fresh_after,
+        rate_limit_bytes_s=repository.rate_limit_bytes_s,
+        machine_id=chain.machine_id,
+        machine=chain.machine,
+        chain_id=chain.chain_id,
     )

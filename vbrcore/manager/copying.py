@@ -9,10 +9,9 @@ from pathlib import Path
 import msgspec
 
 from vbrcore.catalog.catalog import StoredPoint
-from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.chain.reader import ChainReader
-from vbrcore.manager.chains import Chain, target_work
+from vbrcore.manager.chains import Chain
 from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.copyplan import (
     check_same_encryption,
@@ -21,14 +20,14 @@ from vbrcore.manager.copyplan import (
     copy_selection,
     wanted_points,
 )
-from vbrcore.manager.demands import chain_demand, copied_chain_demand
+from vbrcore.manager.demands import chain_demand
+from vbrcore.manager.jobchain import JobChain, Owner, Plan
 from vbrcore.manager.keys import CopyKeys, OpenChain, RepositoryKeys
 from vbrcore.manager.machine import RETRY_WAITS_S
 from vbrcore.manager.machinecopy import CopyParts, MachineCopy, PointTask, point_tasks
 from vbrcore.manager.report import Outcome
-from vbrcore.manager.retention import apply_retention, newest_of
 from vbrcore.manager.sidebyside import side_by_side
-from vbrcore.manager.target import Target, TargetRun
+from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import (
     LeaseLost,
     MachineNotFound,
@@ -65,6 +64,7 @@ async def run_copy(context: Context) -> Outcome:
     catalog.update_session(session.session_id, state="running")
     known = {one.point.point_id: one for one in stored}
     totals = Totals()
+    report: dict[str, object] = {}
     for directory, points in _by_directory(here).items():
         if not chosen_points(job, [one.point for one in points]):
             continue
@@ -83,12 +83,15 @@ async def run_copy(context: Context) -> Outcome:
         finally:
             totals = totals.plus(chain.totals)
             errors += chain.errors
+            if chain.report:
+                report[chain.copy_directory] = chain.report
     stopped = next((error for error in errors if isinstance(error, SessionStopped)), None)
     return Outcome(
         totals=totals,
         warnings=warnings.all(),
         error=(stopped or errors[0]).info() if errors else None,
         failures=len(errors),
+        report={"chains": report},
     )
 
 
@@ -101,8 +104,7 @@ def _missing_machines(
     context: Context, job: Job, here: Sequence[StoredPoint], warnings: Warnings
 ) -> list[MachineNotFound]:
     """A machine named in the job that has no point is a failed task, a pattern that matches none a warning."""
-    known = {one.point.machine for one in context.catalog.points(job.job_id)}
-    selection = copy_selection(job, [one.point for one in here], known)
+    selection = copy_selection(job, [one.point for one in here], context.catalog.machines_of(job.job_id))
     for pattern in selection.unmatched:
         warnings.add(f"the pattern {pattern} matches no machine with a point in the source")
     names = (*selection.missing, *selection.vanished)
@@ -142,6 +144,7 @@ class ChainCopy:
     def __init__(self, context: Context, job: Job, directory: str, warnings: Warnings) -> None:
         catalog = context.catalog
         self.errors: list[VbrError] = []
+        self.report: dict[str, object] = {}
         self._context = context
         self._job = job
         self._directory = directory
@@ -149,33 +152,30 @@ class ChainCopy:
         self._source = catalog.repository(job.source_repository_id)
         self._repository = catalog.repository(job.repository_id)
         self._encrypted = catalog.is_encrypted(self._repository.repository_id)
-        self._copy_directory = f"{job.chain_directory(encrypted=self._encrypted)}/{directory}"
-        self._targets: list[Target] = []
-        self._block_size_bytes = 0
+        self.copy_directory = f"{job.chain_directory(encrypted=self._encrypted)}/{directory}"
+        self._chains: list[JobChain] = []
         self._moved = Totals()
+        self._committed = 0
 
     @property
     def totals(self) -> Totals:
         """What was read and sent, and what all target movers have stored."""
-        stored = sum(target.stored_bytes for target in self._targets)
+        stored = sum(chain.target.stored_bytes for chain in self._chains)
         return msgspec.structs.replace(self._moved, stored_bytes=stored)
 
     async def run(self) -> None:
-        """Copy what is lacking, then let go of what the copy's own policy does not keep.
+        """Copy what is lacking; then what any job's chain has done to it: retention by the copy's own policy, space.
 
         Raises what keeps the chain as a whole from being copied, e.g. `ChainDiffers`, `WrongPassphrase`.
         """
         original = await self._original()
         if original is None or not original.points:
             return
-        demand = copied_chain_demand(self._context.session, self._repository, self._copy_directory)
-        await self._context.leases.acquire(demand)
         try:
             await self._copy(original)
         finally:
-            for target in self._targets:
-                await target.kill()
-            self._context.leases.release(demand.scope)
+            for chain in self._chains:
+                await chain.kill()
 
     async def _original(self) -> _Original | None:
         """Return what is there to copy; None where the chain is gone."""
@@ -192,40 +192,48 @@ class ChainCopy:
         return _Original(identity.chain_id, chain, chosen_points(self._job, opened))
 
     async def _copy(self, original: _Original) -> None:
-        context = self._context
-        run = await self._target(original, original.points[-1].block_size_bytes)
-        for warning in run.warnings:
-            self._warnings.add(f"{self._copy_directory}: {warning}")
-        self._reconcile(run)
-        newest_before = newest_of(run)
+        size_bytes = original.points[-1].block_size_bytes
+        chain = self._chain(original, size_bytes)
+        await chain.acquire()
+        run = await self._opened(chain)
         wanted = wanted_points(original.points, run.points, self._job, time.time())
-        context.log.info(
+        self._context.log.info(
             f"{self._directory}: {len(original.points)} points, {len(run.points)} in the copy,"
             f" {len(wanted)} are to be copied"
         )
         for block_size_bytes, points in groupby(wanted, key=lambda point: point.block_size_bytes):
-            run = await self._target(original, block_size_bytes)
-            await self._copy_points(list(points))
-        run = self._targets[-1].running or run
-        if run.lost is None and not context.stop.requested.is_set() and not context.leases.lost.is_set():
-            await self._retain(run, newest_before)
-        await self._targets[-1].seal()
+            if block_size_bytes != size_bytes:  # a generation has blocks of one size
+                await chain.target.seal()
+                size_bytes = block_size_bytes
+                chain = self._chain(original, size_bytes)
+                await self._opened(chain)
+            await self._copy_points(chain, list(points))
+        await chain.finish(None, retain=self._committed > 0)
+        self.report = chain.report
 
-    async def _target(self, original: _Original, block_size_bytes: int) -> TargetRun:
-        """Return the target mover of the copy for blocks of that size, which a generation has throughout."""
-        context, job = self._context, self._job
-        if self._block_size_bytes != block_size_bytes:
-            if self._targets:
-                await self._targets[-1].seal()
-            chain = Chain(self._copy_directory, job.job_id, job.name, block_size_bytes)
-            work = target_work(context, self._repository, chain)
-            work = msgspec.structs.replace(work, chain_id=original.chain_id)
-            keys = CopyKeys(context.catalog, self._repository.repository_id, original.chain)
-            self._targets.append(Target(context.crew, work, context.log, keys))
-            self._block_size_bytes = block_size_bytes
-        return await _ready(context, self._targets[-1])
+    def _chain(self, original: _Original, block_size_bytes: int) -> JobChain:
+        job, catalog = self._job, self._context.catalog
+        keys = CopyKeys(catalog, self._repository.repository_id, original.chain)
+        place = Chain(self.copy_directory, job.job_id, job.name, block_size_bytes, chain_id=original.chain_id)
+        chain = JobChain(self._context, Owner(job, self._repository, keys, self._warnings), place, Plan())
+        self._chains.append(chain)
+        return chain
 
-    async def _copy_points(self, points: Sequence[Point]) -> None:
+    async def _opened(self, chain: JobChain) -> TargetRun:
+        """Start the target mover; a chain that a lost writer still holds, and a mover that dies, are tried again."""
+        context = self._context
+        for wait_s in RETRY_WAITS_S:
+            try:
+                return await chain.ready()
+            except VbrError as error:
+                if not error.retryable or isinstance(error, RepositoryNotMounted):
+                    raise
+                context.log.warning(f"{error.code}: {error}; tried again in {wait_s:.0f} s")
+            await pause(wait_s, context.stop)
+            context.stop.check()
+        return await chain.ready()
+
+    async def _copy_points(self, chain: JobChain, points: Sequence[Point]) -> None:
         context = self._context
         parts = CopyParts(
             job=self._job,
@@ -234,9 +242,9 @@ class ChainCopy:
             repository=self._repository,
             repository_server=context.catalog.server_by_name(self._repository.server),
             directory=self._directory,
-            target_directory=self._copy_directory,
+            target_directory=self.copy_directory,
             encrypted=self._encrypted,
-            target=self._targets[-1],
+            target=chain.target,
             warnings=self._warnings,
         )
         work: dict[tuple[str, str], list[tuple[Point, tuple[PointTask, ...]]]] = {}
@@ -252,25 +260,8 @@ class ChainCopy:
             if name in failed:
                 copy.end(failed[name])
             self._moved = self._moved.plus(copy.totals)
+            self._committed += len(copy.committed)
             self.errors += copy.errors
-
-    async def _retain(self, run: TargetRun, newest_before: float | None) -> None:
-        """What fails here takes nothing from the points that were copied."""
-        clock = read_clock()
-        doubt = self._context.catalog.clock_doubt(clock, newest_before)
-        try:
-            await apply_retention(self._context, self._job, run, self._warnings, present=None, doubt=doubt)
-        except VbrError as error:
-            self._warnings.add(f"retention was not applied, the next session does it: {error}")
-            return
-        self._reconcile(run)
-        if not doubt:
-            self._context.catalog.set_clock_seen(clock)
-
-    def _reconcile(self, run: TargetRun) -> None:
-        self._context.catalog.replace_points(
-            self._repository.repository_id, self._job.job_id, self._copy_directory, run.points
-        )
 
 
 def _look(source: Repository, directory: str) -> tuple[ChainIdentity, tuple[Point, ...], tuple[str, ...]]:
@@ -282,17 +273,3 @@ def _look(source: Repository, directory: str) -> tuple[ChainIdentity, tuple[Poin
     with ChainReader.open(storage, directory) as reader:
         identity = ChainIdentity(reader.chain_id, reader.encrypted, key_slots=reader.key_slots)
         return identity, reader.points, reader.warnings
-
-
-async def _ready(context: Context, target: Target) -> TargetRun:
-    """Start the target mover; a chain that a lost writer still holds, and a mover that dies, are tried again."""
-    for wait_s in RETRY_WAITS_S:
-        try:
-            return await target.ready()
-        except VbrError as error:
-            if not error.retryable or isinstance(error, RepositoryNotMounted):
-                raise
-            context.log.warning(f"{error.code}: {error}; tried again in {wait_s:.0f} s")
-        await pause(wait_s, context.stop)
-        context.stop.check()
-    return await target.ready()

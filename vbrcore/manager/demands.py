@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-import msgspec
-
 from vbrcore.balancer.demand import (
     CLASS_COPY,
     CLASS_REGULAR,
@@ -22,7 +20,7 @@ SESSION_SCOPE = "session"
 def chain_demand(session: Session, repository: Repository, directory: str) -> Demand:
     """Level 1: the chain, by the session, from start to end."""
     return Demand(
-        demand_id=f"{session.session_id}:chain",
+        demand_id=f"{session.session_id}:chain:{repository.repository_id}/{directory}",
         session_id=session.session_id,
         level="chain",
         scope=SESSION_SCOPE,
@@ -119,6 +117,26 @@ def read_demand(session: Session, task: Task, repository: Repository, repository
     )
 
 
+def upkeep_demand(session: Session, repository: Repository, repository_server: Server, directory: str) -> Demand:
+    """Level 3: a chain whose space is given back, or that is made a full of, is one task of its repository.
+
+    It may run where the repository is full: it is what makes room.
+    """
+    return Demand(
+        demand_id=f"{session.session_id}:upkeep:{directory}",
+        session_id=session.session_id,
+        level="task",
+        scope=f"upkeep:{directory}",
+        created=session.created,
+        class_rank=CLASS_REGULAR,
+        manual=session.manual,
+        units=(Unit(f"repository:{repository.repository_id}"),),
+        choices=(Choice(repository_server.name, "", (Unit(f"host:{repository_server.server_id}"),)),),
+        session_started=session.started or session.created,
+        writes=False,
+    )
+
+
 def copy_demand(
     session: Session,
     task: Task,
@@ -143,15 +161,4 @@ def copy_demand(
         expected_bytes=task.size_bytes,
         session_started=session.started or session.created,
         only_read=(from_unit.resource,),
-    )
-
-
-def copied_chain_demand(session: Session, repository: Repository, directory: str) -> Demand:
-    """One chain of a copy job, under a scope of its own: the session holds one after the other."""
-    name = f"chain:{directory}"
-    return msgspec.structs.replace(
-        chain_demand(session, repository, directory),
-        demand_id=f"{session.session_id}:{name}",
-        scope=name,
-        class_rank=CLASS_COPY,
     )

@@ -10,7 +10,7 @@ from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import disk_demand, further_disk_demand
 from vbrcore.manager.source import run_mover
-from vbrcore.manager.target import Target, TargetRun
+from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import CanNeverRun, InvalidValue, MoverLost, VbrError
 from vbrcore.model.inventory import Machine, Repository, Server
 from vbrcore.model.job import Job
@@ -31,9 +31,7 @@ class JobParts(msgspec.Struct, frozen=True):
     repository: Repository
     proxies: tuple[Server, ...]
     repository_server: Server
-    directory: str
     connection: Connection
-    target: Target
     warnings: Warnings
 
 

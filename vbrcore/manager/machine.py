@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from vbrcore.manager.context import Context, pause
 from vbrcore.manager.disks import JobParts, MachineDisks
+from vbrcore.manager.jobchain import JobChain
 from vbrcore.manager.journal import SnapshotEntry, SnapshotJournal
 from vbrcore.manager.outcome import committed_point
 from vbrcore.manager.target import TargetRun
@@ -24,8 +25,11 @@ SCHEDULED_RETRY_WAIT_S = 600.0  # DESIGN 4.6: nobody waits, and what failed has 
 class MachineBackup:
     """Backs up one machine; `error` is None when its point is committed."""
 
-    def __init__(self, context: Context, parts: JobParts, machine: Machine, tasks: Sequence[Task]) -> None:
+    def __init__(
+        self, context: Context, parts: JobParts, chain: JobChain, machine: Machine, tasks: Sequence[Task]
+    ) -> None:
         self.machine = machine
+        self.chain = chain
         self.error: VbrError | None = None
         self.totals = Totals()
         self.point: Point | None = None
@@ -93,10 +97,11 @@ class MachineBackup:
 
     async def _attempt(self, attempt: int) -> None:
         self._context.stop.check()
-        target = await self._parts.target.ready()
+        await self.chain.acquire()
         try:
             await self._disks.acquire_first()
             self._context.stop.check()
+            target = await self.chain.ready()
             await self._with_snapshot(target, attempt)
         finally:
             self._disks.release()
@@ -114,7 +119,7 @@ class MachineBackup:
         )
         plan = await connection.call(connection.hypervisor.plan_snapshot, request)
         point_id = new_id()
-        entry = SnapshotEntry(plan, point_id, self._parts.repository.repository_id, self._parts.directory)
+        entry = SnapshotEntry(plan, point_id, self._parts.repository.repository_id, self.chain.directory)
         journal = SnapshotJournal.open(self._context, connection.row.hypervisor_id, entry)
         try:
             created = time.time()
@@ -138,13 +143,13 @@ class MachineBackup:
                 journal.refused()
                 raise
             # The target died over the commit: the files know. ChainLocked leaves the entry to a later clean-up.
-            found = await committed_point(self._parts.repository, self._parts.directory, point.point_id)
+            found = await committed_point(self._parts.repository, self.chain.directory, point.point_id)
             if found is None:
                 journal.refused()
                 raise
             committed = target.chain.opened(found)
         journal.committed()
-        self._context.catalog.add_point(self._parts.repository.repository_id, self._parts.directory, committed)
+        self._context.catalog.add_point(self._parts.repository.repository_id, self.chain.directory, committed)
         self._context.events.point_committed(committed)
         self._context.log.info(f"restore point {committed.point_id} committed ({committed.kind})", machine=self._name)
         return committed

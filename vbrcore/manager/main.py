@@ -27,8 +27,8 @@ from vbrcore.manager.log import SessionLog, closing_line
 from vbrcore.manager.recover import run_restore_disk, run_restore_machine, run_verify
 from vbrcore.manager.rekey import run_rekey
 from vbrcore.manager.report import Outcome
-from vbrcore.manager.retention import run_retention
 from vbrcore.manager.stop import StopWatch
+from vbrcore.manager.upkeep import run_retention, run_upkeep
 from vbrcore.model.errors import VbrError, info_of
 from vbrcore.model.session import Session
 
@@ -49,6 +49,7 @@ RUNNERS: dict[str, Callable[[Context], Awaitable[Outcome]]] = {
     "delete": run_delete,
     "rekey": run_rekey,
     "retention": run_retention,
+    "upkeep": run_upkeep,
     "cleanup": run_cleanup,
 }
 
@@ -121,6 +122,7 @@ def _finish(catalog: Catalog, session: Session, log: SessionLog, outcome: Outcom
         totals=totals,
         warnings=outcome.warnings,
         error=outcome.error,
+        report=outcome.report,
     )
 
 

@@ -2,18 +2,21 @@
 
 import asyncio
 import secrets
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from vbrcore.backupfile.contents import KeySlot
+from vbrcore.chain.givenback import GivenBack
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.keys import OpenChain, RepositoryKeys
 from vbrcore.manager.log import SessionLog
 from vbrcore.model.errors import ProtocolError, VbrError, error_from
 from vbrcore.model.point import Point
 from vbrcore.mover.messages import (
+    ChainPoints,
     CommitPoint,
+    Compact,
     Ended,
     Endpoint,
     ExpectTask,
@@ -21,17 +24,24 @@ from vbrcore.mover.messages import (
     ForgetPoints,
     Forgotten,
     FromMover,
+    FullMade,
+    GiveBack,
     KeySlotsWritten,
     Log,
+    MakeFull,
     PointCommitted,
     PointRefused,
     Progress,
     Ready,
     Seal,
     TargetWork,
+    ToMover,
+    UpkeepDone,
     UseKeySlots,
 )
 from vbrcore.transport.client import MoverHandle
+
+Answer = TypeVar("Answer", Forgotten, KeySlotsWritten, UpkeepDone, FullMade)
 
 _SECRET_BYTES = 32
 
@@ -42,10 +52,12 @@ class TargetRun:
     `warnings`: what is wrong with the chain.
     """
 
-    def __init__(self, handle: MoverHandle, ready: Ready, log: SessionLog, chain: OpenChain) -> None:
+    def __init__(
+        self, handle: MoverHandle, ready: Ready, points: tuple[Point, ...], log: SessionLog, chain: OpenChain
+    ) -> None:
         self.ready = ready
         self.chain = chain
-        self.points, spoilt = chain.all_opened(ready.points)
+        self.points, spoilt = chain.all_opened(points)
         self.base_point_ids = set(ready.base_point_ids)
         self.warnings = (*ready.warnings, *spoilt)
         self.lost: VbrError | None = None
@@ -55,8 +67,7 @@ class TargetRun:
         self._log = log
         self._commits: dict[str, asyncio.Future[Point]] = {}
         self._expected: dict[str, asyncio.Future[None]] = {}
-        self._forgotten: asyncio.Future[tuple[str, ...]] | None = None
-        self._key_slots_written: asyncio.Future[int] | None = None
+        self._answers: dict[type[FromMover], asyncio.Future[FromMover]] = {}
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener = asyncio.create_task(self._listen(), name="target-listener")
 
@@ -77,17 +88,43 @@ class TargetRun:
 
     async def forget(self, point_ids: tuple[str, ...]) -> tuple[str, ...]:
         """Have points forgotten, which also leave `points`; return those that are: not what somebody has pinned."""
-        self._check()
-        self._forgotten = asyncio.get_running_loop().create_future()
-        await self._handle.send(ForgetPoints(point_ids=point_ids))
-        return await self._forgotten
+        forgotten = (await self._ask(ForgetPoints(point_ids=point_ids), Forgotten)).point_ids
+        self.points = [point for point in self.points if point.point_id not in forgotten]
+        return forgotten
 
     async def use_key_slots(self, key_slots: tuple[KeySlot, ...]) -> int:
         """Have all files of an encrypted chain name these key slots; return how many lists were written."""
+        return (await self._ask(UseKeySlots(key_slots=key_slots), KeySlotsWritten)).lists
+
+    async def give_back(self, *, force: bool) -> GivenBack | None:
+        """Have space given back; None: little can be dead. No source may be sending."""
+        return (await self._ask(GiveBack(force=force), UpkeepDone)).done
+
+    async def compact(self, *, rewrite: bool) -> GivenBack | None:
+        """Have what lives moved into as few files as it needs."""
+        return (await self._ask(Compact(rewrite=rewrite), UpkeepDone)).done
+
+    async def make_full(self) -> GivenBack:
+        """Have a synthetic full made; raises why it cannot be, and then the chain is as it was."""
+        made = await self._ask(MakeFull(), FullMade)
+        if made.error is not None:
+            raise error_from(made.error)
+        # These points are full now, and the only ones of the current generation.
+        self.base_point_ids = set(made.point_ids)
+        self.points = [
+            msgspec.structs.replace(point, kind="full") if point.point_id in self.base_point_ids else point
+            for point in self.points
+        ]
+        return made.done or GivenBack()
+
+    async def _ask(self, order: ToMover, kind: type[Answer]) -> Answer:
+        """Send an order and return its answer, of which there is one at a time of each kind."""
         self._check()
-        self._key_slots_written = asyncio.get_running_loop().create_future()
-        await self._handle.send(UseKeySlots(key_slots=key_slots))
-        return await self._key_slots_written
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._answers[kind] = future
+        await self._handle.send(order)
+        answer: Answer = await future
+        return answer
 
     async def seal(self) -> int:
         """Seal the file; return the bytes that this mover appended."""
@@ -122,11 +159,8 @@ class TargetRun:
                 _resolve(self._commits.pop(point.point_id, None), point)
             case PointRefused(point_id=point_id, error=error):
                 _refuse(self._commits.pop(point_id, None), error_from(error))
-            case Forgotten(point_ids=point_ids):
-                self.points = [point for point in self.points if point.point_id not in point_ids]
-                _resolve(self._forgotten, point_ids)
-            case KeySlotsWritten(lists=lists):
-                _resolve(self._key_slots_written, lists)
+            case Forgotten() | KeySlotsWritten() | UpkeepDone() | FullMade():
+                _resolve(self._answers.pop(type(message), None), message)
             case Progress():
                 self.progress = message
             case Log(level=level, message=text):
@@ -146,8 +180,9 @@ class TargetRun:
         for commit in self._commits.values():
             _refuse(commit, self.lost)
         self._commits.clear()
-        _refuse(self._forgotten, self.lost)
-        _refuse(self._key_slots_written, self.lost)
+        for answer in self._answers.values():
+            _refuse(answer, self.lost)
+        self._answers.clear()
         _refuse(self._ended, self.lost)
 
 
@@ -205,26 +240,29 @@ class Target:
         handle = await self._crew.start("target", task_id="", disk="")
         try:
             await handle.send(self._work)
-            ready = await self._expect(handle, Ready)
+            points: list[Point] = []
+            ready = await self._expect(handle, Ready, points)
             if ready.chain.encrypted and ready.chain.is_new:
                 chain, key_slots = await self._keys.new_chain(ready.chain.chain_id)
                 await handle.send(UseKeySlots(key_slots))
-                await self._expect(handle, KeySlotsWritten)
+                await self._expect(handle, KeySlotsWritten, points)
             else:
                 chain = await self._keys.chain(ready.chain)
         except BaseException:
             await handle.kill()
             raise
-        return TargetRun(handle, ready, self._log, chain)
+        return TargetRun(handle, ready, tuple(points), self._log, chain)
 
-    async def _expect(self, handle: MoverHandle, kind: type[T]) -> T:
-        """Return the next message, which is of this kind; log lines before it are written."""
+    async def _expect(self, handle: MoverHandle, kind: type[T], points: list[Point]) -> T:
+        """Return the next message, which is of this kind; log lines before it are written, points are added."""
         while True:
             match await handle.receive():
                 case kind() as message:
                     return message
                 case Failed(error=error):
                     raise error_from(error)
+                case ChainPoints(points=some):
+                    points += some
                 case Log(level=level, message=text):
                     self._log.write(level, text, kind="mover", pid=handle.pid)
                 case Progress():  # it is ready, and waits a while for the key slots

@@ -5,7 +5,7 @@ A rule is a list of days, divided by commas: a day of the week (`sat`), one of i
 """
 
 from calendar import monthrange
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
 
 from vbrcore.model.errors import InvalidValue
@@ -39,15 +39,19 @@ def latest_day(rule: str, day: date) -> date | None:
     return day
 
 
+def last_begun(rule: str, now: float, zone: "ZoneInfo") -> float:
+    """Return when the last day of the rule began, in seconds since the epoch; 0: never."""
+    day = latest_day(rule, datetime.fromtimestamp(now, zone).date())
+    return 0.0 if day is None else datetime.combine(day, time(), zone).timestamp()
+
+
 def is_due(rule: str, since: float | None, now: float, zone: "ZoneInfo") -> bool:
-    """Return whether a day of the rule has begun after the day of `since` (seconds since the epoch; None: never).
+    """Return whether a day of the rule has begun after `since` (seconds since the epoch; None: never happened).
 
     However many such days were missed, it is due once.
     """
-    latest = latest_day(rule, datetime.fromtimestamp(now, zone).date())
-    if latest is None:
-        return False
-    return since is None or datetime.fromtimestamp(since, zone).date() < latest
+    begun = last_begun(rule, now, zone)
+    return begun > 0 and (since is None or since < begun)
 
 
 def _parts(rule: str) -> list[str]:

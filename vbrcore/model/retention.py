@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from vbrcore.model.errors import InvalidValue
+from vbrcore.model.zones import zone_named
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -64,9 +65,4 @@ def check(retention: Retention) -> None:
 
 def zone_of(retention: Retention) -> "ZoneInfo":
     """Return the zone in which days are counted. Raises `InvalidValue`."""
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - takes longer to import than a mover has, which counts no days
-
-    try:
-        return ZoneInfo(retention.time_zone)
-    except (OSError, ValueError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
-        raise InvalidValue(f"there is no time zone {retention.time_zone!r}") from error
+    return zone_named(retention.time_zone)

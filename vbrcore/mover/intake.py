@@ -35,12 +35,22 @@ _FIRST_BUFFER_BYTES: Final = 1024 * 1024 + 4096
 
 
 class Intake:
-    """Accepts exactly the sources that were announced. `on_fatal` is told of storage that has failed."""
+    """Accepts exactly the sources that were announced. `on_fatal` is told of storage that has failed.
 
-    def __init__(self, writer: ChainWriter, path: Path, on_fatal: Callable[[VbrError], None]) -> None:
+    `pace` is called with the length of each block before it is stored, and returns when that may be done.
+    """
+
+    def __init__(
+        self,
+        writer: ChainWriter,
+        path: Path,
+        on_fatal: Callable[[VbrError], None],
+        pace: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.path = path
         self._writer = writer
         self._on_fatal = on_fatal
+        self._pace = pace
         self._changed = threading.Condition()  # guards what follows
         self._expected: dict[str, ExpectTask] = {}
         self._sources: dict[str, _Source] = {}
@@ -122,7 +132,7 @@ class Intake:
         with self._changed:
             self._last_owner += 1
             owner = self._last_owner
-        source = _Source(stream, self._writer, owner)
+        source = _Source(stream, self._writer, owner, self._pace)
         try:
             self._admit(source)
             source.serve()
@@ -177,8 +187,9 @@ class Intake:
 class _Source:
     """One admitted source: answers its questions and stores its blocks."""
 
-    def __init__(self, stream: DataStream, writer: ChainWriter, owner: int) -> None:
+    def __init__(self, stream: DataStream, writer: ChainWriter, owner: int, pace: Callable[[int], None]) -> None:
         self.stream = stream
+        self._pace = pace
         self.attempt = 0
         self.received_bytes = 0
         self.busy_s = 0.0
@@ -225,6 +236,7 @@ class _Source:
         # Of an encrypted one nothing can be seen here.
         if row.kind == KIND_PAGE or (not row.encrypted and self._random.random() < SAMPLE_SHARE):
             _check_digest(row, stored)
+        self._pace(row.stored_length)
         self._writer.append(row, stored, self._owner)
         self._writer.checkpoint_if_due()
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.backupfile.contents import KeySlot
+from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.model.errors import ErrorInfo
 from vbrcore.model.job import Compression
@@ -72,8 +73,9 @@ class TargetWork(Message, frozen=True):
     """Be the one writer of a chain. `directory` is the chain's directory, relative to the repository's root.
 
     `encrypt`: if the chain has no files yet, it is an encrypted one. The target works without its key.
-    `new_generation`: an active full, which refers to nothing older. `chain_id`: of a backup copy, which has that of its
-    source (empty: any).
+    `new_generation`: an active full, which refers to nothing older; one is also begun where the generation that is
+    there was begun before `fresh_after` (seconds since the epoch). `rate_limit_bytes_s`: of what is written (0: none).
+    `machine_id` and `machine`: of a chain of one machine. `chain_id`: of a copy, which has its source's (empty: any).
     """
 
     repository_path: str
@@ -88,6 +90,10 @@ class TargetWork(Message, frozen=True):
     index_directory: str
     encrypt: bool = False
     new_generation: bool = False
+    fresh_after: float = 0.0
+    rate_limit_bytes_s: int = 0
+    machine_id: str = ""
+    machine: str = ""
     chain_id: bytes = b""
 
 
@@ -115,6 +121,25 @@ class ForgetPoints(Message, frozen=True):
     """Target: new contents lists without these points."""
 
     point_ids: tuple[str, ...]
+
+
+class GiveBack(Message, frozen=True):
+    """Target: give back what no kept and no pinned point needs. No source may be sending.
+
+    `force`: also where little can be dead.
+    """
+
+    force: bool = False
+
+
+class Compact(Message, frozen=True):
+    """Target: move what lives into as few files as it needs; `rewrite`: all of it, in the order of the disks."""
+
+    rewrite: bool = False
+
+
+class MakeFull(Message, frozen=True):
+    """Target: a synthetic full of the newest point of each machine; the session goes on in its generation."""
 
 
 class Seal(Message, frozen=True):
@@ -188,20 +213,28 @@ class Stop(Message, frozen=True):
 # --- mover to manager: what happened --------------------------------------------------------------
 
 
+class ChainPoints(Message, frozen=True):
+    """Target, before `Ready`: points of the chain, oldest first; several messages where there are many."""
+
+    points: tuple[Point, ...]
+
+
 class Ready(Message, frozen=True):
-    """A target listens (path), or any mover has opened what it was told to. `points` are those of the chain.
+    """A target listens (path), or any mover has opened what it was told to.
 
-    `base_point_ids`: those of the current generation, which alone may be referred to.
+    `base_point_ids`: those of the current generation, which alone may be referred to; it was begun at
+    `generation_started` (seconds since the epoch; 0: it begins with this session).
 
-    Those of an encrypted chain are sealed. `chain` is known of a target only.
+    `chain` and `storage_class` are known of a target only.
     """
 
     path: str = ""
-    points: tuple[Point, ...] = ()
     damaged: tuple[bytes, ...] = ()
     warnings: tuple[str, ...] = ()
     chain: ChainIdentity = ChainIdentity()
     base_point_ids: tuple[str, ...] = ()
+    generation_started: float = 0.0
+    storage_class: str = ""
 
 
 class KeySlotsWritten(Message, frozen=True):
@@ -257,6 +290,23 @@ class Forgotten(Message, frozen=True):
     point_ids: tuple[str, ...]
 
 
+class UpkeepDone(Message, frozen=True):
+    """Target: the answer to `GiveBack` and `Compact`, where None says: little can be dead, so nothing was done."""
+
+    done: GivenBack | None = None
+
+
+class FullMade(Message, frozen=True):
+    """Target: the answer to `MakeFull`: these points are full now, and those of the current generation.
+
+    `error`: it could not be made, and the chain is as it was.
+    """
+
+    point_ids: tuple[str, ...] = ()
+    done: GivenBack | None = None
+    error: ErrorInfo | None = None
+
+
 class Configuration(Message, frozen=True):
     """Reply to `ReadConfiguration`: a part of it, in order; `Ended` follows the last. A frame holds 16 MiB."""
 
@@ -298,6 +348,9 @@ ToMover = (
     | ExpectTask
     | CommitPoint
     | ForgetPoints
+    | GiveBack
+    | Compact
+    | MakeFull
     | Seal
     | RestoreWork
     | CopyWork
@@ -306,7 +359,8 @@ ToMover = (
     | Stop
 )
 FromMover = (
-    Ready
+    ChainPoints
+    | Ready
     | KeySlotsWritten
     | KeyWanted
     | Progress
@@ -314,6 +368,8 @@ FromMover = (
     | PointCommitted
     | PointRefused
     | Forgotten
+    | UpkeepDone
+    | FullMade
     | Configuration
     | RestoreDone
     | Ended

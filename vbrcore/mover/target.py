@@ -7,17 +7,31 @@ from typing import Final
 
 from vbrcore.backupfile.codec import digest
 from vbrcore.chain.writer import ChainWriter
-from vbrcore.model.errors import ProtocolError, RepositoryFull, StorageFailed, VbrError, info_of
+from vbrcore.model.errors import (
+    BlocksMissing,
+    DataCorrupt,
+    InvalidValue,
+    ProtocolError,
+    RepositoryFull,
+    StorageFailed,
+    VbrError,
+    info_of,
+)
 from vbrcore.model.session import Totals
 from vbrcore.mover.control import Control
 from vbrcore.mover.intake import Intake
 from vbrcore.mover.messages import (
+    ChainPoints,
     CommitPoint,
+    Compact,
     Ended,
     ExpectTask,
     ForgetPoints,
     Forgotten,
+    FullMade,
+    GiveBack,
     KeySlotsWritten,
+    MakeFull,
     PointCommitted,
     PointRefused,
     Progress,
@@ -26,13 +40,20 @@ from vbrcore.mover.messages import (
     Stop,
     TargetWork,
     ToMover,
+    UpkeepDone,
     UseKeySlots,
 )
+from vbrcore.mover.pace import Pace
+from vbrcore.storage.capabilities import StorageClass, probe
+from vbrcore.storage.port import Storage
 from vbrcore.storage.repository import open_repository, repository_space
 
 PROGRESS_PERIOD_S: Final = 1.0
+_POINTS_AT_ONCE: Final = 256  # in one message; their warnings and disks can be many
 # After these the file cannot be trusted with another write by this process.
 _FATAL: Final = (StorageFailed,)
+# What says that a full cannot be made of what is stored: the chain is as it was then.
+_NO_FULL: Final = (BlocksMissing, DataCorrupt, InvalidValue)
 
 
 def run(control: Control) -> None:
@@ -45,6 +66,8 @@ def run(control: Control) -> None:
         raise ProtocolError(f"a target mover cannot do {type(work).__name__}")
     storage = open_repository(Path(work.repository_path), work.repository_id)
     _check_space(work, running=False)
+    storage_class = _storage_class(storage)
+    pace = Pace(work.rate_limit_bytes_s)
     writer = ChainWriter.open(
         storage,
         work.directory,
@@ -56,11 +79,15 @@ def run(control: Control) -> None:
         index_directory=Path(work.index_directory),
         fence=control.fence,
         encrypt=work.encrypt,
+        machine_id=work.machine_id,
+        machine=work.machine,
         new_generation=work.new_generation,
+        fresh_after=work.fresh_after,
+        pace=pace,
         chain_id=work.chain_id,
     )
     try:
-        _Target(control, work, writer).run()
+        _Target(control, work, writer, storage_class, pace).run()
     finally:
         writer.close()
 
@@ -68,16 +95,21 @@ def run(control: Control) -> None:
 class _Target:
     """Three kinds of threads: orders (this one does them, in order), the clock, and the intake of sources."""
 
-    def __init__(self, control: Control, work: TargetWork, writer: ChainWriter) -> None:
+    def __init__(
+        self, control: Control, work: TargetWork, writer: ChainWriter, storage_class: StorageClass | None, pace: Pace
+    ) -> None:
         self._control = control
         self._work = work
         self._writer = writer
+        self._found_class = storage_class
+        # Where no room is left to try it out, holes are tried all the same: they are what makes room.
+        self._storage_class: StorageClass = storage_class or "punch"
         self._orders: queue.SimpleQueue[ToMover | VbrError] = queue.SimpleQueue()
         self._full = False
         self._ended = threading.Event()
         # Named by the chain, of which there is one writer: a successor finds the place and replaces what is there.
         name = digest(work.directory.encode()).hex()[:16]
-        self._intake = Intake(writer, Path(work.index_directory) / f"data-{name}" / "target", self._on_fatal)
+        self._intake = Intake(writer, Path(work.index_directory) / f"data-{name}" / "target", self._on_fatal, pace)
 
     def run(self) -> None:
         try:
@@ -85,17 +117,21 @@ class _Target:
                 threading.Thread(target=duty, name=duty.__name__, daemon=True).start()
             writer = self._writer
             damaged = tuple(sorted(writer.damaged))
+            points = writer.points
+            for start in range(0, len(points), _POINTS_AT_ONCE):
+                self._control.send(ChainPoints(points[start : start + _POINTS_AT_ONCE]))
             self._control.send(
                 Ready(
                     str(self._intake.path),
-                    writer.points,
                     damaged,
                     writer.warnings,
                     chain=writer.chain,
                     base_point_ids=tuple(point.point_id for point in writer.generation_points),
+                    generation_started=writer.generation_started,
+                    storage_class=self._found_class or "",
                 )
             )
-            self._control.log("info", f"chain is open and locked, {len(writer.points)} points")
+            self._control.log("info", f"chain is open and locked, {len(points)} points")
             while self._do(self._orders.get()):
                 pass
         finally:
@@ -113,6 +149,12 @@ class _Target:
                 self._control.send(KeySlotsWritten(self._writer.set_key_slots(order.key_slots)))
             case ForgetPoints():
                 self._control.send(Forgotten(self._writer.forget(order.point_ids)))
+            case GiveBack(force=force):
+                self._control.send(UpkeepDone(self._writer.give_back(self._storage_class, force=force)))
+            case Compact(rewrite=rewrite):
+                self._control.send(UpkeepDone(self._writer.compact(self._storage_class, rewrite=rewrite)))
+            case MakeFull():
+                self._make_full()
             case Seal() | Stop():
                 return False
             case VbrError():
@@ -130,6 +172,14 @@ class _Target:
             self._control.send(PointRefused(order.point.point_id, info_of(error)))
         else:
             self._control.send(PointCommitted(point, self._writer.stored_bytes))
+
+    def _make_full(self) -> None:
+        try:
+            done = self._writer.synthetic_full(self._storage_class)
+        except _NO_FULL as error:
+            self._control.send(FullMade(error=info_of(error)))
+        else:
+            self._control.send(FullMade(tuple(point.point_id for point in self._writer.generation_points), done))
 
     def _listen(self) -> None:
         """Take in orders. Whom to expect must be known at once, also while a commit is at work."""
@@ -164,3 +214,11 @@ def _check_space(work: TargetWork, *, running: bool) -> None:
         raise RepositoryFull(
             f"{work.repository_path} has {space.free_bytes} bytes free; {space.reserve_bytes} are kept in reserve"
         )
+
+
+def _storage_class(storage: Storage) -> StorageClass | None:
+    """Find out what the storage can do; None: there is no room to try it."""
+    try:
+        return probe(storage)
+    except RepositoryFull:
+        return None

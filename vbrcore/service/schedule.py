@@ -1,10 +1,12 @@
 """When a job is due. Pure but for the time zones."""
 
 from datetime import UTC, datetime, time, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from vbrcore.model.errors import InvalidValue
 from vbrcore.model.job import Schedule
+from vbrcore.model.window import time_of_day
+from vbrcore.model.zones import zone_named
 
 SHORTEST_INTERVAL_S = 60
 LONGEST_INTERVAL_S = 366 * 86400
@@ -13,8 +15,8 @@ LONGEST_INTERVAL_S = 366 * 86400
 def check(schedule: Schedule) -> None:
     """Raise `InvalidValue` for a schedule that can never be due, or too often."""
     if schedule.kind == "daily":
-        _time_of_day(schedule.daily)
-        _zone(schedule.zone)
+        time_of_day(schedule.daily)
+        zone_named(schedule.zone)
     if schedule.kind == "every" and not SHORTEST_INTERVAL_S <= schedule.every_s <= LONGEST_INTERVAL_S:
         raise InvalidValue(
             f"an interval has {SHORTEST_INTERVAL_S} s to {LONGEST_INTERVAL_S // 86400} days, not {schedule.every_s} s"
@@ -38,7 +40,7 @@ def following_run(schedule: Schedule, due: float, now: float) -> float | None:
             passed = max(0.0, now - due) // schedule.every_s
             return due + (passed + 1) * schedule.every_s
         case "daily":
-            return _next_daily(_time_of_day(schedule.daily), _zone(schedule.zone), now)
+            return _next_daily(time_of_day(schedule.daily), zone_named(schedule.zone), now)
 
 
 def _next_daily(at: time, zone: ZoneInfo, now: float) -> float:
@@ -49,17 +51,3 @@ def _next_daily(at: time, zone: ZoneInfo, now: float) -> float:
         if moment > now:
             return moment
         day += timedelta(days=1)
-
-
-def _time_of_day(text: str) -> time:
-    try:
-        return datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 - the zone stands beside it
-    except ValueError as error:
-        raise InvalidValue(f"{text!r} is no time of day of the form HH:MM") from error
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise InvalidValue(f"there is no time zone {name!r}") from error
