@@ -103,7 +103,7 @@ def test_a_program_is_measured_with_what_it_leaves_behind(tmp_path: Path) -> Non
     assert float(done.stdout) > 0.3
 
 
-@pytest.mark.parametrize("program", ["backup", "idle_session", "memory", "movers", "limits"])
+@pytest.mark.parametrize("program", ["backup", "copying", "idle_session", "memory", "movers", "limits"])
 def test_programs_explain_themselves(program: str) -> None:
     command = [sys.executable, str(CHECKOUT / "bench" / f"{program}.py"), "--help"]
     assert "usage" in subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

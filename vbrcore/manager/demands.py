@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import msgspec
+
 from vbrcore.balancer.demand import (
     CLASS_COPY,
     CLASS_REGULAR,
@@ -148,17 +150,11 @@ def copy_demand(
     (from_repository, from_server), (to_repository, to_server) = source, target
     from_unit = Unit(f"repository:{from_repository.repository_id}")
     hosts = dict.fromkeys((from_server.server_id, to_server.server_id))
-    return Demand(
-        demand_id=task.task_id,
-        session_id=session.session_id,
-        level="task",
-        scope=task.task_id,
-        created=task.created,
+    return msgspec.structs.replace(
+        read_demand(session, task, from_repository, from_server),
         class_rank=CLASS_COPY,
-        manual=session.manual,
         units=(from_unit, Unit(f"repository:{to_repository.repository_id}")),
         choices=(Choice(from_server.name, "", tuple(Unit(f"host:{server_id}") for server_id in hosts)),),
-        expected_bytes=task.size_bytes,
-        session_started=session.started or session.created,
+        writes=True,
         only_read=(from_unit.resource,),
     )
