@@ -15,6 +15,8 @@ from vbrcore.backupfile.rows import KIND_BLOCK, Row, unpack_row
 from vbrcore.backupfile.tables import read_rows
 from vbrcore.storage.local import LocalStorage
 
+pytestmark = pytest.mark.timeout(300)
+
 MIB = 1024 * 1024
 
 
@@ -267,7 +269,6 @@ def test_a_damaged_block_costs_only_points_that_need_it_and_is_found_elsewhere(
     assert sha256(line.restore(newest["point_id"], "disk.raw")) == sha256(web)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("wanted", ["copy", "target", "job-manager"])
 def test_kill_9_of_a_process_of_a_copy_loses_nothing_and_the_next_one_goes_on(
     sites: Sites, make_disk: Any, sha256: Any, wanted: str

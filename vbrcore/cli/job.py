@@ -188,9 +188,7 @@ def _show(args: argparse.Namespace) -> int:
             "repository": view.repository,
             "machines": " ".join(view.machines),
             "exclude": " ".join(view.exclude),
-            "block size": size(view.block_size_bytes),
-            "compression": view.compression,
-            "quiesce": "yes" if view.quiesce else "no",
+            **_stored_as(view),
             "schedule": _when(view.schedule),
             "keeps": retention.summary(view.retention),
             "next run": moment(view.next_run),
@@ -200,6 +198,17 @@ def _show(args: argparse.Namespace) -> int:
     )
     _warn(view)
     return 0
+
+
+def _stored_as(view: types.JobView) -> dict[str, str]:
+    """A backup copy says nothing of its own here: its blocks are as its source has them."""
+    if view.from_repository:
+        return {}
+    return {
+        "block size": size(view.block_size_bytes),
+        "compression": view.compression,
+        "quiesce": "yes" if view.quiesce else "no",
+    }
 
 
 def _run(args: argparse.Namespace) -> int:
