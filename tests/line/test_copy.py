@@ -368,8 +368,10 @@ def test_what_cannot_be_copied_is_refused(sites: Sites, make_disk: Any) -> None:
     line.refused("invalid_value", *copy, "second")
     line.refused("not_found", *copy, "elsewhere")
     line.refused("invalid_value", *copy, "main", "--quiesce")
+    line.refused("invalid_value", *copy, "main", "--per-machine")
     line.refused("invalid_value", *copy, "main", "--compression", "high")
     line.refused("invalid_value", "job", "full", "offsite", "--active")
+    line.refused("invalid_value", "job", "full", "offsite", "--synthetic")
     line.refused("in_use", "repository", "remove", "main")
     assert [job["name"] for job in line.json("job", "list")] == ["nightly", "offsite"]
     shown = line.json("job", "show", "offsite")

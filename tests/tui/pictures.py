@@ -28,7 +28,9 @@ SERVICE = ServiceView(
     "0.1.0", 4100, "/var/lib/vbrcore", "2025-11-25T01:00:00+00:00", installed=False, sessions_running=0
 )
 HYPERVISOR = HypervisorView("h1", "lab", "images", {"path": "/srv/images"})
-REPOSITORY = RepositoryView("r1", "main", "local", "/srv/backup", 2, 2, "ok", "", 100 * GIB, 60 * GIB, 10 * GIB, GIB, 3)
+REPOSITORY = RepositoryView(
+    "r1", "main", "local", "/srv/backup", 2, 2, "ok", "", 100 * GIB, 60 * GIB, 10 * GIB, GIB, GIB, 3
+)
 
 
 class Fixed:

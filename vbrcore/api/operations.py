@@ -51,6 +51,9 @@ JOB_FULL = Operation("job_full", "POST", "/v1/job/full", t.JobFull, t.SessionSta
 JOB_STOP = Operation("job_stop", "POST", "/v1/job/stop", t.JobStop, t.Nothing)
 JOB_SCHEDULE = Operation("job_schedule", "POST", "/v1/job/schedule", t.JobSchedule, t.JobView)
 JOB_RETENTION = Operation("job_retention", "POST", "/v1/job/retention", t.JobRetention, t.JobView)
+JOB_FULLS = Operation("job_fulls", "POST", "/v1/job/fulls", t.JobFulls, t.JobView)
+JOB_UPKEEP = Operation("job_upkeep", "POST", "/v1/job/upkeep", t.JobUpkeep, t.JobView)
+JOB_COMPACT = Operation("job_compact", "POST", "/v1/job/compact", t.JobCompact, t.SessionStarted)
 JOB_DELETE = Operation("job_delete", "DELETE", "/v1/job", t.Remove, t.Nothing)
 
 RETENTION_PREVIEW = Operation("retention_preview", "GET", "/v1/retention", t.ByName, tuple[t.VerdictView, ...])

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
-from vbrcore.model.job import Compression, Schedule
+from vbrcore.model.job import Compression, Fulls, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
 
@@ -52,6 +52,7 @@ class RepositoryAdd(msgspec.Struct, frozen=True):
     slots: int | None = None
     reserve_bytes: int | None = None
     key: KeyFiles | None = None
+    rate_limit_bytes_s: int = 0
 
 
 class RepositoryPassphrase(msgspec.Struct, frozen=True):
@@ -59,8 +60,12 @@ class RepositoryPassphrase(msgspec.Struct, frozen=True):
     key: KeyFiles
 
 
-class RepositoryView(msgspec.Struct, frozen=True):
-    """`state`: ok, not_mounted, read_only, below_reserve; `reason` says more."""
+class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "class"}):
+    """`state`: ok, not_mounted, read_only, below_reserve; `reason` says more.
+
+    `class`: how space comes back: clone, punch or copy ("": not found out yet). `live_bytes`: what kept points need, as
+    far as it was looked for; what was not counts whole. `rate_limit_bytes_s` 0: no limit.
+    """
 
     repository_id: str
     name: str
@@ -74,8 +79,11 @@ class RepositoryView(msgspec.Struct, frozen=True):
     free_bytes: int
     reserve_bytes: int
     stored_bytes: int
+    live_bytes: int
     files: int
     encrypted: bool = False
+    storage_class: str = ""
+    rate_limit_bytes_s: int = 0
 
 
 class Remove(msgspec.Struct, frozen=True):
@@ -148,14 +156,40 @@ class JobCreate(msgspec.Struct, frozen=True):
     compression: Compression = "fast"
     quiesce: bool = False
     retention: Retention = Retention()
+    per_machine: bool = False
+    fulls: Fulls = Fulls()
     from_repository: str = ""
 
 
 class JobFull(msgspec.Struct, frozen=True):
-    """`active`: all disks are read again, and the new full refers to nothing older."""
+    """`active`: all disks are read again, and the new full refers to nothing older.
+
+    `synthetic`: the session's points are made a full of what is stored.
+    """
 
     name: str
-    kind: Literal["active"] = "active"
+    kind: Literal["active", "synthetic"] = "active"
+
+
+class JobFulls(msgspec.Struct, frozen=True):
+    """On which days the job begins a generation from now on."""
+
+    name: str
+    fulls: Fulls
+
+
+class JobUpkeep(msgspec.Struct, frozen=True):
+    """When the job's chains are given back and made fulls of from now on."""
+
+    name: str
+    window: Window
+
+
+class JobCompact(msgspec.Struct, frozen=True):
+    """`rewrite`: all of it, copied in the order of the disks."""
+
+    name: str
+    rewrite: bool = False
 
 
 class JobRetention(msgspec.Struct, frozen=True):
@@ -217,6 +251,9 @@ class JobView(msgspec.Struct, frozen=True):
     next_run: str | None
     running: str | None
     warnings: tuple[str, ...] = ()
+    per_machine: bool = False
+    fulls: Fulls = Fulls()
+    upkeep: Window = Window()
     from_repository: str = ""
 
 
@@ -273,6 +310,8 @@ class TaskView(msgspec.Struct, frozen=True):
 
 
 class SessionView(msgspec.Struct, frozen=True):
+    """`report`: what it found out or did besides, by kind; e.g. `chains`: what upkeep did, by directory."""
+
     session_id: str
     job_id: str
     name: str
@@ -289,6 +328,7 @@ class SessionView(msgspec.Struct, frozen=True):
     tasks: tuple[TaskView, ...] = ()
     detail: str = ""
     place: int = 0
+    report: dict[str, Any] = {}
 
 
 class LogQuery(msgspec.Struct, frozen=True):

@@ -1,10 +1,10 @@
-"""`job create | list | show | run | stop | schedule | delete`."""
+"""`job create | list | show | run | stop | schedule | retention | delete`; more verbs stand in `upkeep`."""
 
 from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import parser, retention, values
+from vbrcore.cli import parser, retention, upkeep, values
 from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.api import job as model
 from vbrcore.cli.confirm import confirmed
@@ -32,6 +32,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     _add_run_and_stop(verbs)
     _add_schedule(verbs)
     _add_retention(verbs)
+    upkeep.add_verbs(verbs)
     delete = parser.verb(
         verbs,
         "delete",
@@ -74,6 +75,7 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument("--block-size", choices=_BLOCK_SIZES, help="unit of dedup (1M)")
     create.add_argument("--compression", choices=_COMPRESSIONS, help="effort (fast)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
+    upkeep.add_options(create)
     retention.add_options(create)
 
 
@@ -89,15 +91,6 @@ def _add_run_and_stop(verbs: Nouns[Parser]) -> None:
     )
     run.add_argument("name", metavar="NAME")
     run.add_argument("--detach", action="store_true", help="start it and do not wait")
-    full = parser.verb(
-        verbs,
-        "full",
-        _full,
-        "read everything again into a full that needs nothing older",
-        "job full nightly --active --json",
-    )
-    full.add_argument("name", metavar="NAME")
-    full.add_argument("--active", action="store_true", help="read it from the machines (the only kind so far)")
     stop = parser.verb(
         verbs, "stop", _stop, "stop the running session of a job", "job stop nightly", "job stop nightly --now"
     )
@@ -150,6 +143,8 @@ def _create(args: argparse.Namespace) -> int:
         compression=args.compression or "fast",
         quiesce=args.quiesce,
         retention=retention.retention_of(args),
+        per_machine=args.per_machine,
+        fulls=upkeep.fulls_of(args),
         from_repository=args.from_repository or "",
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
@@ -191,6 +186,9 @@ def _show(args: argparse.Namespace) -> int:
             **_stored_as(view),
             "schedule": _when(view.schedule),
             "keeps": retention.summary(view.retention),
+            "chains": _chains(view),
+            "fulls": upkeep.summary(view.fulls),
+            "upkeep": upkeep.window_summary(view.upkeep),
             "next run": moment(view.next_run),
             "last result": view.last_result or "-",
             "running": view.running or "",
@@ -198,6 +196,12 @@ def _show(args: argparse.Namespace) -> int:
     )
     _warn(view)
     return 0
+
+
+def _chains(view: types.JobView) -> str:
+    if view.from_repository:
+        return "one for each of its source"
+    return "one for each machine" if view.per_machine else "one for the job"
 
 
 def _stored_as(view: types.JobView) -> dict[str, str]:
@@ -221,11 +225,6 @@ def _run(args: argparse.Namespace) -> int:
     else:
         print(f"session {started.session_id} started")
     return 0
-
-
-def _full(args: argparse.Namespace) -> int:
-    with connect(args) as client:
-        return follow(client, operations.JOB_FULL, types.JobFull(args.name), as_json=args.json)
 
 
 def _stop(args: argparse.Namespace) -> int:

@@ -12,6 +12,11 @@ from vbrcore.cli.follow import follow
 from vbrcore.cli.output import print_fields, print_json, print_table, size
 from vbrcore.cli.parser import Nouns, Parser
 
+_CLASSES = {
+    "clone": "space comes back by holes, fulls are made without moving data",
+    "punch": "space comes back by holes",
+    "copy": "space comes back when whole files are removed",
+}
 _MOST_KEY_BYTES = 1024 * 1024  # of a key file; a passphrase is shorter
 
 
@@ -34,6 +39,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     add.add_argument(
         "--reserve", metavar="SIZE", help="space to leave free, e.g. 50G (10 %%, at least 5G but never more than 20 %%)"
     )
+    add.add_argument("--rate-limit", metavar="SIZE", help="what each backup writes a second at most, e.g. 100M (none)")
     add.add_argument("--encrypt", action="store_true", help="with a passphrase, a key file, or either of both")
     _add_key_files(add)
     passphrase = parser.verb(
@@ -85,12 +91,14 @@ def _add(args: argparse.Namespace) -> int:
         slots=args.slots,
         reserve_bytes=None if args.reserve is None else values.size_bytes(args.reserve),
         key=key,
+        rate_limit_bytes_s=0 if args.rate_limit is None else values.size_bytes(args.rate_limit),
     )
     view = call(args, operations.REPOSITORY_ADD, request)
     if args.json:
         print_json(view)
     else:
-        print(f"repository {view.name} added: {view.path}, {size(view.free_bytes)} free, {view.slots} slots")
+        shown = f"{size(view.free_bytes)} free, {view.slots} slots, class {view.storage_class}"
+        print(f"repository {view.name} added: {view.path}, {shown}")
     return 0
 
 
@@ -109,9 +117,18 @@ def _list(args: argparse.Namespace) -> int:
         print_json(views)
         return 0
     rows = [
-        (v.name, v.state, f"{v.slots_used}/{v.slots}", size(v.stored_bytes), size(v.free_bytes), v.path) for v in views
+        (
+            v.name,
+            v.state,
+            v.storage_class or "-",
+            f"{v.slots_used}/{v.slots}",
+            size(v.stored_bytes),
+            size(v.free_bytes),
+            v.path,
+        )
+        for v in views
     ]
-    print_table(("NAME", "STATE", "SLOTS", "STORED", "FREE", "PATH"), rows)
+    print_table(("NAME", "STATE", "CLASS", "SLOTS", "STORED", "FREE", "PATH"), rows)
     return 0
 
 
@@ -129,7 +146,9 @@ def _show(args: argparse.Namespace) -> int:
             "encrypted": "yes" if view.encrypted else "no",
             "state": f"{view.state} ({view.reason})" if view.reason else view.state,
             "slots": f"{view.slots_used} of {view.slots} used",
-            "stored": f"{size(view.stored_bytes)} in {view.files} files",
+            "class": f"{view.storage_class} ({_CLASSES[view.storage_class]})" if view.storage_class else "",
+            "stored": f"{size(view.stored_bytes)} in {view.files} files, of it {size(view.live_bytes)} live",
+            "rate limit": f"{size(view.rate_limit_bytes_s)}/s" if view.rate_limit_bytes_s else "none",
             "free": f"{size(view.free_bytes)} of {size(view.size_bytes)}, reserve {size(view.reserve_bytes)}",
         }
     )

@@ -134,8 +134,7 @@ class JobChain:
     async def _keep(self, run: TargetRun, present: frozenset[str] | None, *, retain: bool) -> None:
         window = self._job.upkeep
         may = self._plan.any_time or is_open(window, time.time(), zone_named(window.zone))
-        full = may and self._synthetic_full_due()
-        if full:
+        if self._synthetic_full_due(in_window=may):
             async with self._slot():
                 self._note_done("synthetic_full", await run.make_full())
             self._note_points(run)
@@ -148,13 +147,14 @@ class JobChain:
         async with self._slot():
             self._note_done("given_back", await run.give_back(force=self._plan.force))
 
-    def _synthetic_full_due(self) -> bool:
-        """A generation that this session began is full as it is."""
+    def _synthetic_full_due(self, *, in_window: bool) -> bool:
+        """What was asked for by hand waits for no window. A generation that this session began is full as it is."""
         if not self._started:
             return False
+        if self._plan.full == "synthetic":
+            return True
         fulls = self._job.fulls
-        due = last_begun(fulls.synthetic, self._now, zone_named(fulls.zone))
-        return self._plan.full == "synthetic" or self._started < due
+        return in_window and self._started < last_begun(fulls.synthetic, self._now, zone_named(fulls.zone))
 
     async def _retain(self, run: TargetRun, present: frozenset[str] | None) -> None:
         catalog = self._context.catalog

@@ -16,6 +16,8 @@ def copy_source(call: Call, request: types.JobCreate, target: Repository) -> Rep
         raise InvalidValue("a job takes machines from a hypervisor or points from a repository, not both")
     if request.quiesce:
         raise InvalidValue("a backup copy has no guests to quiesce")
+    if request.per_machine:
+        raise InvalidValue("the chains of a backup copy are those of its source: they are not chosen per machine")
     source = find_repository(call, request.from_repository)
     if source.repository_id == target.repository_id:
         raise InvalidValue(f"a backup copy from {source.name} needs another repository than {source.name}")

@@ -5,10 +5,13 @@ from pathlib import Path
 
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files
+from vbrcore.model.days import check_days
 from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, NotFound
 from vbrcore.model.ids import new_id
-from vbrcore.model.job import BLOCK_SIZES_BYTES, Job, Schedule
+from vbrcore.model.job import BLOCK_SIZES_BYTES, Fulls, Job, Schedule
 from vbrcore.model.retention import check as check_retention
+from vbrcore.model.window import check_window
+from vbrcore.model.zones import zone_named
 from vbrcore.service import schedule
 from vbrcore.service.balancing import check_can_run
 from vbrcore.service.copies import copy_source
@@ -31,6 +34,9 @@ def add_routes(routes: Routes) -> None:
     routes.add(operations.JOB_STOP, _stop)
     routes.add(operations.JOB_SCHEDULE, _schedule)
     routes.add(operations.JOB_RETENTION, _retention)
+    routes.add(operations.JOB_FULLS, _fulls)
+    routes.add(operations.JOB_UPKEEP, _upkeep)
+    routes.add(operations.JOB_COMPACT, _compact)
     routes.add(operations.JOB_DELETE, _delete)
 
 
@@ -55,6 +61,7 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         allowed = ", ".join(map(str, BLOCK_SIZES_BYTES))
         raise InvalidValue(f"a block size of {request.block_size_bytes} bytes is not one of {allowed}")
     check_retention(request.retention)
+    _check_fulls(request.fulls)
     repository = find_repository(call, request.repository)
     hypervisor_id = source_id = ""
     if request.from_repository:
@@ -75,6 +82,8 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         compression=request.compression,
         quiesce=request.quiesce,
         retention=request.retention,
+        per_machine=request.per_machine,
+        fulls=request.fulls,
         source_repository_id=source_id,
     )
     catalog.add_job(job)
@@ -133,6 +142,34 @@ def _retention(call: Call, request: types.JobRetention) -> types.JobView:
     return _view(call, find_job(call, job.job_id))
 
 
+def _fulls(call: Call, request: types.JobFulls) -> types.JobView:
+    _check_fulls(request.fulls)
+    job = find_job(call, request.name)
+    call.service.catalog.update_job(job.job_id, fulls=request.fulls)
+    return _view(call, find_job(call, job.job_id))
+
+
+def _check_fulls(fulls: Fulls) -> None:
+    check_days(fulls.active)
+    check_days(fulls.synthetic)
+    zone_named(fulls.zone)
+
+
+def _upkeep(call: Call, request: types.JobUpkeep) -> types.JobView:
+    check_window(request.window)
+    zone_named(request.window.zone)
+    job = find_job(call, request.name)
+    call.service.catalog.update_job(job.job_id, upkeep=request.window)
+    return _view(call, find_job(call, job.job_id))
+
+
+def _compact(call: Call, request: types.JobCompact) -> types.SessionStarted:
+    job = find_job(call, request.name)
+    work = "rewrite" if request.rewrite else "compact"
+    session = call.service.start_session("upkeep", job_id=job.job_id, name=job.name, request={"work": work})
+    return types.SessionStarted(session.session_id, job.job_id)
+
+
 def _delete(call: Call, request: types.Remove) -> types.Nothing:
     check_confirmed(request)
     catalog = call.service.catalog
@@ -165,6 +202,9 @@ def _view(call: Call, job: Job) -> types.JobView:
         quiesce=job.quiesce,
         schedule=job.schedule,
         retention=job.retention,
+        per_machine=job.per_machine,
+        fulls=job.fulls,
+        upkeep=job.upkeep,
         last_result=catalog.last_results().get(job.job_id),
         next_run=moment(catalog.next_runs().get(job.job_id)),
         running=live.session_id if live else None,

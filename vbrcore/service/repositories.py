@@ -1,7 +1,10 @@
 """Repositories: added, shown with their space, removed; their backups only where that is confirmed by name."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
 
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files, list_chains
@@ -14,12 +17,14 @@ from vbrcore.service.balancing import default_slots
 from vbrcore.service.defaults import LOCAL_SERVER
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.values import check_name
+from vbrcore.storage.capabilities import probe
 from vbrcore.storage.repository import IDENTITY_NAME, Space, create_repository, open_repository, repository_space
 
 _BACKUP_FILE_ENDING = ".vbf"
 _BLOCK_BYTES = 512  # unit of st_blocks
 _MOST_SLOTS = 10_000
 _LARGEST_RESERVE_BYTES = 1 << 60
+_LOWEST_RATE_BYTES_S = 64 * 1024  # below that a single block takes longer than anybody waits
 
 
 def add_routes(routes: Routes) -> None:
@@ -46,6 +51,8 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
         raise InvalidValue(f"a repository has 1 to {_MOST_SLOTS} slots, not {slots}")
     if request.reserve_bytes is not None and not 0 <= request.reserve_bytes <= _LARGEST_RESERVE_BYTES:
         raise InvalidValue(f"a reserve cannot be {request.reserve_bytes} bytes")
+    if request.rate_limit_bytes_s and not _LOWEST_RATE_BYTES_S <= request.rate_limit_bytes_s <= _LARGEST_RESERVE_BYTES:
+        raise InvalidValue(f"a rate limit is at least {_LOWEST_RATE_BYTES_S} bytes a second, or 0 for none")
     repository = Repository(
         repository_id=new_id(),
         name=request.name,
@@ -53,10 +60,13 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
         path=request.path,
         slots=slots,
         reserve_bytes=request.reserve_bytes,
+        rate_limit_bytes_s=request.rate_limit_bytes_s,
     )
     key = None if request.key is None else key_of(request.key)
     create_repository(Path(request.path), repository.repository_id)
     try:
+        found = probe(open_repository(Path(request.path), repository.repository_id))
+        repository = msgspec.structs.replace(repository, storage_class=found)
         if key is not None:  # before anybody can see the repository, and write to it in the open
             catalog.set_repository_key(repository.repository_id, key)
         catalog.add_repository(repository)
@@ -139,11 +149,13 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
 
 def _view(call: Call, repository: Repository) -> types.RepositoryView:
     path = Path(repository.path)
-    state, reason, space, stored_bytes, files = "ok", "", Space(0, 0, 0), 0, 0
+    state, reason, space = "ok", "", Space(0, 0, 0)
+    stored: dict[str, int] = {}
+    files = 0
     try:
         open_repository(path, repository.repository_id)
         space = repository_space(path, repository.reserve_bytes)
-        stored_bytes, files = _stored(path)
+        stored, files = _stored(path)
     except VbrError as error:
         state, reason = "not_mounted", str(error)
     else:
@@ -163,19 +175,30 @@ def _view(call: Call, repository: Repository) -> types.RepositoryView:
         size_bytes=space.size_bytes,
         free_bytes=space.free_bytes,
         reserve_bytes=space.reserve_bytes,
-        stored_bytes=stored_bytes,
+        stored_bytes=sum(stored.values()),
+        live_bytes=_live(stored, call.service.catalog.live_bytes(repository.repository_id)),
         files=files,
         encrypted=call.service.catalog.is_encrypted(repository.repository_id),
+        storage_class=repository.storage_class,
+        rate_limit_bytes_s=repository.rate_limit_bytes_s,
     )
 
 
-def _stored(path: Path) -> tuple[int, int]:
-    """Return the bytes that backup files take on the disk, and how many there are."""
-    stored_bytes = files = 0
+def _stored(path: Path) -> tuple[dict[str, int], int]:
+    """Return the bytes that backup files take on the disk, by chain directory, and how many files there are."""
+    stored: dict[str, int] = {}
+    files = 0
     for found in path.rglob(f"*{_BACKUP_FILE_ENDING}"):
         try:
-            stored_bytes += found.stat().st_blocks * _BLOCK_BYTES
+            taken_bytes = found.stat().st_blocks * _BLOCK_BYTES
         except FileNotFoundError:
             continue  # given back just now
+        directory = str(found.parent.relative_to(path))
+        stored[directory] = stored.get(directory, 0) + taken_bytes
         files += 1
-    return stored_bytes, files
+    return stored, files
+
+
+def _live(stored: Mapping[str, int], known: Mapping[str, int]) -> int:
+    """Return what kept points need; a chain of which that is not known counts whole."""
+    return sum(min(taken_bytes, known.get(directory, taken_bytes)) for directory, taken_bytes in stored.items())

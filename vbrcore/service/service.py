@@ -16,6 +16,7 @@ from vbrcore.service.configuration import Configuration
 from vbrcore.service.live import LiveStore
 from vbrcore.service.managers import Managers
 from vbrcore.service.schedule import following_run
+from vbrcore.service.upkeep import jobs_with_due_upkeep
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ IDLE_S = 30.0
 _LOOK_S = 0.25  # how often the catalog is looked at for changes that nobody told of
 _CHECK_S = 0.5  # how often processes are looked at
 _SCHEDULE_S = 1.0
+_UPKEEP_S = 10.0
 _CLEAN_PATIENCE_S = 60.0
 _CLOCK_JUMP_S = 2.0
 
@@ -118,7 +120,7 @@ class Service:
         """Recover, then supervise until the service has ended. An error that was not expected is logged, no more."""
         await asyncio.to_thread(self._recover)
         version = -1
-        checked = scheduled = 0.0
+        checked = scheduled = kept = 0.0
         while not self.ended.is_set():
             poked = self._poked.is_set()
             self._poked.clear()
@@ -131,6 +133,9 @@ class Service:
                 if now - scheduled >= _SCHEDULE_S:
                     scheduled = now
                     changed = await asyncio.to_thread(self._run_due_jobs) or changed
+                if now - kept >= _UPKEEP_S:
+                    kept = now
+                    changed = await asyncio.to_thread(self._start_upkeep) or changed
                 seen = self.catalog.data_version()
                 if poked or changed or seen != version:
                     version = seen
@@ -192,6 +197,15 @@ class Service:
             self.catalog.set_next_run(job_id, following_run(job.schedule, when, now))
             self._run_scheduled(job)
         return True
+
+    def _start_upkeep(self) -> bool:
+        """Start what sessions left for their jobs' windows; return whether there was any."""
+        if self.stopping or self._cleanup.pending:
+            return False
+        due = jobs_with_due_upkeep(self.catalog, time.time())
+        for job in due:
+            self.start_session("upkeep", job_id=job.job_id, name=job.name, manual=False, request={"work": "due"})
+        return bool(due)
 
     def _run_scheduled(self, job: Job) -> None:
         try:
