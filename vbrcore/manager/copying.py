@@ -282,6 +282,13 @@ def _look(source: Repository, directory: str) -> tuple[ChainIdentity, tuple[Poin
 def _lasting(storage: Storage, directory: str, seen: tuple[str, ...]) -> tuple[str, ...]:
     """Return what is still wrong of what was seen, apart from files that a running backup has not committed yet."""
     unreadable = read_files(storage, directory, pass_over_failed=True).unreadable
-    begun = {reason for name, reason in unreadable if was_never_committed(storage, name)}
+    begun = {reason for name, reason in unreadable if _is_begun(storage, name)}
     with ChainReader.open(storage, directory) as again:
         return tuple(warning for warning in again.warnings if warning in seen and warning not in begun)
+
+
+def _is_begun(storage: Storage, name: str) -> bool:
+    try:
+        return was_never_committed(storage, name)
+    except NotFound:  # its writer has removed it again
+        return True
