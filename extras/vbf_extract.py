@@ -37,12 +37,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-MIB = 1024 * 1024
-BODY_START = 128 * 1024
-RAW_MAX = 64 * MIB
-STORED_MAX = RAW_MAX + MIB  # what does not compress grows a little, and encryption adds 44 bytes
-ZERO = bytes(32)
-ENCRYPTED = 1  # the feature bit of a slot and the flag bit of an extent
+MIB, BODY_START = 1024 * 1024, 128 * 1024
+RAW_MAX, STORED_MAX = 64 * MIB, 65 * MIB  # what does not compress grows a little, and encryption adds 44 bytes
+ZERO, ENCRYPTED = bytes(32), 1  # the feature bit of a slot and the flag bit of an extent
 ARGON2_MAX = {"memory_kib": 1024 * 1024, "passes": 16, "lanes": 16}
 # What comes of records whose fields are absent, of another type or out of bounds.
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError)
@@ -52,8 +49,7 @@ Slot = namedtuple(  # noqa: PYI024
     "Slot",
     "version features sequence block_size file_id chain_id generation_id body_end offset length sha256 alignment",
 )
-EXTENT = struct.Struct("<4sIQ32sIBBHQ")
-ROW = struct.Struct("<32sQIIQBBH4x")
+EXTENT, ROW = struct.Struct("<4sIQ32sIBBHQ"), struct.Struct("<32sQIIQBBH4x")
 Row = namedtuple("Row", "digest offset stored_length raw_length xxh3 kind codec flags")  # noqa: PYI024
 Disk = namedtuple("Disk", "number disk_id name size_bytes root root_mac")  # noqa: PYI024
 troubles: list[str] = []  # what was wrong and yet not the end
@@ -256,7 +252,7 @@ class BackupFile:
         if slot.block_size not in {MIB // 4, MIB, 4 * MIB} or slot.alignment < 4096 or slot.alignment % 4096:
             raise ValueError("block size or alignment in the slot")
         said = json.loads(contents[16 : 16 + text_length])
-        self.order = (int(said["run_number"]), int(said["revision"]))
+        self.order = (int(said.get("generation_number", 0)), int(said["run_number"]), int(said["revision"]))
         self.points = list(said.get("points", []))
         self.generation_files = set(map(str, said.get("generation_files", [])))
         self.key_slots = list(map(dict, said.get("key_slots", [])[:16]))
@@ -319,6 +315,7 @@ class Generation:
         self.chain_id, self.generation_id, self.encrypted = chain_id, generation_id, False
         self.chain_key: bytes | None = None
         self.files: list[BackupFile] = []
+        self.others: list[Generation] = []  # of the same chain: their extents are as good
         self.deep = True  # else blocks and configurations are not read: it is enough that they have rows
         self.good: set[tuple[bytes, int | None]] = set()  # what was looked at before: digests with lengths
 
@@ -341,7 +338,7 @@ class Generation:
     def content(self, digest: bytes, length: int | None, *, page: bool = False) -> bytes:
         """Return what a digest stands for, from the first extent that is right."""
         failures: list[str] = []
-        for file, row in ((one, row) for one in self.files for row in one.find(digest)):
+        for file, row in ((one, row) for of in (self, *self.others) for one in of.files for row in one.find(digest)):
             try:
                 with at(f"{file.path}: offset {row.offset}"):
                     file.check(row, length)
@@ -452,10 +449,13 @@ def load(options: argparse.Namespace, stack: contextlib.ExitStack) -> list[Point
             slots = [slot for other in chain for file in other.files for slot in file.key_slots]
             keys[generation.chain_id] = unlock(generation.chain_id, slots, secrets)
         generation.chain_key = keys.get(generation.chain_id)
+        generation.others = [other for other in chain if other is not generation]
     if secrets and not keys:
         raise Usage("a passphrase or key file was given, and nothing here is encrypted")
-    points = [point for generation in generations.values() for point in generation.points()]
-    return sorted(points, key=lambda point: (point.generation.chain_id, point.sequence))
+    ordered = sorted(generations.values(), key=lambda one: max(file.order for file in one.files))
+    # Of copies in several generations the one of the highest generation counts.
+    latest = {(point.generation.chain_id, point.point_id): point for one in ordered for point in one.points()}
+    return sorted(latest.values(), key=lambda point: (point.generation.chain_id, point.sequence))
 
 
 def choose(items: list[Any], wanted: str, *names: str) -> Any:

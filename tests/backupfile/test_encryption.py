@@ -343,7 +343,7 @@ def _contents(point: Point) -> Contents:
 
 
 def test_sealed_points_stand_in_contents_lists_beside_older_ones() -> None:
-    slot = Slot(7, 1, 1 << 20, b"f" * 16, CHAIN_ID, b"g" * 16, 1 << 40, 1 << 20, 300, b"h" * 32, 9)
+    slot = Slot(7, 1, 1 << 20, b"f" * 16, CHAIN_ID, b"g" * 16, 1 << 40, 1 << 20, 300, b"h" * 32, 1)
     sealed = seal_point(POINT, KEY, CHAIN_ID)
     contents, _ = decode_contents(encode_contents(_contents(sealed)), slot)
     assert open_point(contents.points[0], KEY, CHAIN_ID) == POINT

@@ -36,7 +36,7 @@ POINT = Point(
 )
 CONTENTS = Contents(
     writer="w",
-    run_number=1,
+    run_number=9,
     revision=2,
     session_id="s",
     job_id="j",
@@ -95,7 +95,7 @@ def test_contents_list_stands_as_specified() -> None:
     """A change of this text is a change of the format."""
     data = encode_contents(CONTENTS)
     text = (
-        b'{"writer":"w","run_number":1,"revision":2,"session_id":"s","job_id":"j","job_name":"n","created":1.5,'
+        b'{"writer":"w","run_number":9,"revision":2,"session_id":"s","job_id":"j","job_name":"n","created":1.5,'
         b'"last_sequence":1,"generation_files":["00000000000000000000000000000000"],"points":[{"point_id":"p",'
         b'"session_id":"s","job_id":"j","job_name":"n","plugin":"images","machine_id":"m","machine":"M",'
         b'"kind":"full","created":1.5,"sequence":1,"disks":[{"disk_id":"d","name":"D","size_bytes":1000,'

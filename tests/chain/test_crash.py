@@ -1,87 +1,80 @@
-"""Whatever a crash leaves behind, each acknowledged point restores and the next session succeeds."""
+"""Whatever a crash leaves of any work on a chain: what is kept restores, and the next session succeeds and tidies up.
 
-import random
+VBRCORE_CRASH_RANDOM says how many random states are looked at after each operation (short form: 2), and
+VBRCORE_CRASH_FOLLOW of how many states one is gone on from (short form: 23). script/crash-states is the long run.
+"""
+
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from vbrcore.chain.listing import read_points
-from vbrcore.chain.writer import ChainWriter
-from vbrcore.testing import chain_kit as kit
-from vbrcore.testing.memory_storage import MemoryStorage
-from vbrcore.testing.recording_storage import CrashState, Operation, RecordingStorage
+from tests.chain.crash_works import WORKS, History, Work
+from tests.chain.crashing import check, fingerprint, go_on, index_after, make_everything_small
+from tests.chain.invariants import check_order
+from vbrcore.storage.capabilities import STORAGE_CLASSES, StorageClass
+from vbrcore.testing.recording_storage import Disk, RecordingStorage, crash_states
 
-SIZE = kit.size_of(600)
-IMAGES = {
-    "one": {0: kit.content(1), 1: kit.content(2), 599: kit.content(3)},
-    "two": {0: kit.content(1), 1: kit.content(4)},
-    "three": {0: kit.content(1), 1: kit.content(5), 300: kit.content(3)},
-    "four": {2: kit.content(1), 1: kit.content(6)},
-}
+RANDOM_STATES = int(os.environ.get("VBRCORE_CRASH_RANDOM", "2"))
+FOLLOWED = int(os.environ.get("VBRCORE_CRASH_FOLLOW", "23"))
+LEAST_STATES = 10_000
 
 
-@pytest.fixture
-def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Sequence[Operation], dict[str, str]]:
-    """A history of four points over three sessions, one of which died; and point id -> image name."""
-    monkeypatch.setattr(ChainWriter, "checkpoint_rows", 3)
-    storage = RecordingStorage()
-    names: dict[str, str] = {}
+class Counter:
+    """What was looked at in this module: all states, those that differ from the ones before, those gone on from."""
 
-    def send(writer: ChainWriter, image: str, machine: str) -> str:
-        disk = kit.send_disk(writer, IMAGES[image], SIZE)
-        writer.checkpoint_if_due()
-        point = kit.point_of(disk, machine=machine)
-        names[point.point_id] = image
-        writer.commit_point(point)
-        storage.trace.append(("acknowledged", point.point_id))
-        return point.point_id
+    def __init__(self) -> None:
+        self.works = self.states = self.different = self.followed = 0
 
-    writer = kit.open_writer(storage, tmp_path / "index", "session-a")
-    one = send(writer, "one", "m1")
-    send(writer, "two", "m2")
-    writer.seal()
-    writer = kit.open_writer(storage, tmp_path / "index", "session-b")
-    send(writer, "three", "m1")
-    kit.send(writer, kit.content(77))
-    writer.close()
-    writer = kit.open_writer(storage, tmp_path / "index", "session-b")
-    send(writer, "four", "m1")
-    storage.trace.append(("forgetting", one))
-    writer.forget([one])
-    storage.trace.append(("forgotten", one))
-    writer.seal()
-    return storage.trace, names
+    def __str__(self) -> str:
+        return f"{self.states} crash states, {self.different} different, {self.followed} gone on from"
 
 
-def check(storage: MemoryStorage, trace: Sequence[Operation], names: dict[str, str]) -> None:
-    marks = [(operation[0], operation[1]) for operation in trace]
-    visible = {point.point_id for point in read_points(storage, kit.DIRECTORY)}
-    for point_id, image in names.items():
-        if ("forgotten", point_id) in marks:
-            assert point_id not in visible
-        elif ("acknowledged", point_id) in marks and ("forgetting", point_id) not in marks:
-            assert point_id in visible
-        if point_id in visible:
-            assert kit.restore(storage, point_id) == {"d0": IMAGES[image]}
+@pytest.fixture(scope="module")
+def counter() -> Iterator[Counter]:
+    found = Counter()
+    yield found
+    print(f"\n{found}")  # noqa: T201
 
 
-@pytest.mark.parametrize("way", ["all lost", "all kept", "random 1", "random 2"])
-def test_every_prefix(way: str, trace: tuple[Sequence[Operation], dict[str, str]], tmp_path: Path) -> None:
-    operations, names = trace
-    choice = random.Random(way) if way.startswith("random") else None  # noqa: S311
-    for length in range(len(operations) + 1):
-        prefix = operations[:length]
-        storage = CrashState(prefix, choice, keep=way == "all kept").storage()
-        check(storage, prefix, names)
-        if length % 3 == 0:
-            # The index is one of a later state of this chain, or of none: both must make no difference.
-            index = tmp_path / f"index-{length}"
-            if length % 2:
-                shutil.copytree(tmp_path / "index", index)
-            writer = kit.open_writer(storage, index, "session-c")
-            point = kit.send_point(writer, IMAGES["three"], SIZE, "m1")
-            writer.seal()
-            assert kit.restore(storage, point.point_id) == {"d0": IMAGES["three"]}
-            check(storage, prefix, names)
+@pytest.mark.parametrize("storage_class", STORAGE_CLASSES)
+@pytest.mark.parametrize("work", WORKS)
+def test_every_prefix(
+    work: Work, storage_class: StorageClass, counter: Counter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_everything_small(monkeypatch)
+    history = History(RecordingStorage(storage_class=storage_class), tmp_path / "index")
+    work(history)
+    trace = list(history.trace)
+    assert check_order(trace, Disk(storage_class)) > 0
+    seen: set[int] = set()
+    for length, name, storage in crash_states(trace, RANDOM_STATES, storage_class=storage_class):
+        counter.states += 1
+        marks = trace[:length]
+        content = fingerprint(storage, marks)
+        if content in seen:  # nothing that was not looked at
+            continue
+        seen.add(content)
+        counter.different += 1
+        try:
+            check(storage, history, marks)
+            if len(seen) % FOLLOWED == 0:
+                counter.followed += 1
+                index = index_after(tmp_path / "index", counter.followed, tmp_path / "next")
+                go_on(storage, history, index, marks)
+                shutil.rmtree(index, ignore_errors=True)
+        except BaseException as error:
+            error.add_note(
+                f"after {length} of {len(trace)} operations, {name}: {trace[max(0, length - 3) : length]!r:.600}"
+            )
+            raise
+    counter.works += 1
+
+
+def test_so_many_states_were_looked_at(counter: Counter, record_property: Callable[[str, object], None]) -> None:
+    record_property("crash states", str(counter))
+    if counter.works < len(WORKS) * len(STORAGE_CLASSES):
+        pytest.skip(f"only some of the works were chosen: {counter}")
+    assert counter.states >= LEAST_STATES

@@ -218,3 +218,21 @@ def test_it_waits_until_it_is_worth_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert writer.compact("clone", rewrite=True).warnings == []
     writer.seal()
     assert kit.restore(storage, points[1])
+
+
+@pytest.mark.parametrize("storage_class", ["clone", "punch"])
+def test_few_files_without_points_stay_also_when_many_points_go_at_once(
+    storage_class: StorageClass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eviction, "MOST_POINTLESS_FILES", 3)
+    monkeypatch.setattr(eviction, "_MERGED_AT_ONCE", 2)
+    storage = MemoryStorage(storage_class=storage_class)
+    points, images = days(storage, tmp_path / "index", 9)
+    writer = kit.open_writer(storage, tmp_path / "index")
+    writer.forget(points[2:8])
+    assert writer.give_back(storage_class, force=True)
+    writer.seal()
+    files = read_files(storage, "job").files
+    assert sum(not file.contents.points for file in files) <= 3
+    for number in (0, 1, 8):
+        assert kit.restore(storage, points[number]) == {"d0": images[number]}

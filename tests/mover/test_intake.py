@@ -124,6 +124,19 @@ def test_what_is_no_greeting_is_refused(intake: Intake) -> None:
             assert refusal(DataStream(connection)) == "protocol_error"
 
 
+@pytest.mark.parametrize(
+    "meta", [b"\x93\x01\xa1\xff\xc4\x01s", b"\x83\xa7version\x01\xa7task_id\xa1\xff", b"\x91" * 60_000]
+)
+def test_a_greeting_that_cannot_be_decoded_ends_only_its_own_connection(
+    intake: Intake, connect: Callable[..., DataStream], meta: bytes
+) -> None:
+    stream = DataStream(connect_to(intake.path))
+    stream.send(frames.HELLO, meta)
+    assert refusal(stream) == ProtocolError.code
+    stream.close()
+    admitted(connect())
+
+
 def test_a_corrupt_block_is_never_stored(writer: ChainWriter, connect: Callable[..., DataStream]) -> None:
     data = noise(1, 500_000)
     row = block(data)

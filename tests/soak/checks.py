@@ -1,5 +1,6 @@
 """What must hold whoever was killed. Each check returns what does not hold, in words."""
 
+import contextlib
 import random
 import time
 from collections import Counter
@@ -9,7 +10,11 @@ from typing import Final
 
 from tests.soak.lab import DISKS, KEPT_POINTS, Done, Lab, Operation, sha256_of_image
 from tests.soak.victims import Blow, Watch
-from vbrcore.chain.files import LOCK_NAME
+from vbrcore.backupfile.codec import DIGEST_BYTES
+from vbrcore.backupfile.maps import walk
+from vbrcore.chain.files import LOCK_NAME, ChainFiles
+from vbrcore.chain.reader import ChainReader
+from vbrcore.chain.sweep import extent_bytes, numbered_rows
 from vbrcore.model.point import Point
 from vbrcore.model.session import Session
 from vbrcore.storage.repository import IDENTITY_NAME
@@ -19,6 +24,9 @@ ENDED_S: Final = 240.0  # a machine is tried again after 5, 15 and 45 s; a lease
 SERVED: Final = frozenset({"success", "warning"})
 _MACHINES: Final = {"nightly": frozenset(disk.machine for disk in DISKS), "hourly": frozenset({"db"})}
 _POLL_S: Final = 0.05
+# 5 % that may be dead, and 3 % that need not be looked for.
+_MOST_PER_NEEDED: Final = 1.08
+_FILE_BYTES: Final = 128 * 1024  # of slots, contents lists and tables, and the odd block of each file system
 
 
 def settle(lab: Lab, watch: Watch) -> list[str]:
@@ -228,6 +236,46 @@ def repository(lab: Lab, jobs: Collection[str]) -> list[str]:
     there = {str(path.relative_to(lab.repository)) for path in lab.repository.rglob("*") if path.is_file()}
     pins = {name for name in there if "/pin-" in name and name.partition("_")[0] not in jobs}
     return failures + [f"{name} is a stranger in the repository" for name in there - known - pins]
+
+
+def space(lab: Lab, jobs: Collection[str]) -> list[str]:
+    """What these jobs' chains take is what their points need, and a little: nothing that a killed session left."""
+    failures = []
+    storage = lab.storage()
+    for directory, chain in lab.chains().items():
+        if directory.partition("_")[0] not in jobs:
+            continue
+        taken_bytes = sum(storage.allocated_bytes(file.name) for file in chain.files)
+        needed_bytes = _needed_bytes(lab, directory, chain)
+        if taken_bytes > needed_bytes * _MOST_PER_NEEDED:
+            failures.append(f"{directory} takes {taken_bytes} bytes although its points need {needed_bytes}")
+    return failures
+
+
+def _needed_bytes(lab: Lab, directory: str, chain: ChainFiles) -> int:
+    """Return what a chain takes when each file has its slots, lists and tables, and each extent is there once.
+
+    Generations share nothing, so what points of several reach counts in each.
+    """
+    storage = lab.storage()
+    needed_bytes = 0
+    for generation_id in {file.slot.generation_id for file in chain.files}:
+        files = chain.generation(generation_id)
+        wanted: set[bytes] = set()
+        with ChainReader.open(storage, directory) as reader:
+            for point in (point for file in files for point in file.contents.points):
+                wanted.add(point.configuration)
+                for disk in point.disks:
+                    pages = walk(disk.root, disk.size_bytes, point.block_size_bytes, reader.block)
+                    wanted.update(digest for _, _, digest in pages)
+        for file in files:
+            needed_bytes += _FILE_BYTES
+            with contextlib.closing(storage.open_reader(file.name)) as opened:
+                for _, row in numbered_rows(file, opened):
+                    if row[:DIGEST_BYTES] in wanted:
+                        wanted.remove(row[:DIGEST_BYTES])
+                        needed_bytes += extent_bytes(row, file)
+    return needed_bytes
 
 
 def slots(lab: Lab) -> list[str]:

@@ -7,11 +7,13 @@ import msgspec
 
 Service = Literal["resident", "on-demand"]
 Blow = Literal["kill", "pause", "hang"]
+Shape = Literal["", "active", "synthetic", "compact"]
 Moment = Literal["any", "birth", "life", "phase", "write"]
 
 # A client that is killed hurts nobody; it is hit now and then to see that.
 ROLES: Final = ("job-manager", "transport", "source", "target", "restore", "service", "qemu", "command")
 _ROLE_WEIGHTS: Final = (12, 16, 22, 18, 12, 12, 6, 2)
+_SHAPES: Final[tuple[Shape, ...]] = ("", "active", "synthetic", "compact")
 # Parts of the lines that managers and movers write to a session's log, in the order of a backup.
 PHASES: Final = (
     " begins ",
@@ -23,8 +25,18 @@ PHASES: Final = (
     "snapshot released",
     " goes: ",
     "retention: ",
+    "synthetic full: ",
+    "given back: ",
     "sealed",
     "success: read",
+)
+_BESIDE: Final = (
+    ("restore", 0.35),
+    ("verify", 0.15),
+    ("delete", 0.25),
+    ("retention", 0.15),
+    ("machine", 0.12),
+    ("job", 0.2),
 )
 _TYPICAL_S: Final = 1.2  # a round's sessions
 _BIRTH_S: Final = 0.03
@@ -48,13 +60,13 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`full`: the job reads everything again. `detached`: nobody waits for it. `beside` are the operations that run
-    beside it, each with its delay.
+    """`shape`: what the job's session does to its chain besides. `detached`: nobody waits for it. `beside` are the
+    operations that run beside it, each with its delay.
     """
 
     service: Service
     job: str
-    full: bool
+    shape: Shape
     detached: bool
     changed_again: bool
     beside: tuple[tuple[str, float], ...]
@@ -65,7 +77,7 @@ def draw(seed: str, *, hangs: bool) -> Plan:
     """Draw a round; the same for the same seed. `hangs`: with processes stopped for longer than others wait."""
     rng = random.Random(seed)  # noqa: S311 - to be drawn again, not to be secret
     beside = []
-    for operation, share in (("restore", 0.35), ("verify", 0.15), ("delete", 0.25), ("machine", 0.12), ("job", 0.2)):
+    for operation, share in _BESIDE:
         if rng.random() < share:
             beside.append((operation, rng.uniform(0.0, 0.6)))
     hits = [_hit(rng, hangs=hangs)]
@@ -74,8 +86,8 @@ def draw(seed: str, *, hangs: bool) -> Plan:
     return Plan(
         service=rng.choice(("resident", "on-demand")),
         job="nightly" if rng.random() < 0.8 else "hourly",
-        full=(full := rng.random() < 0.1),
-        detached=not full and rng.random() < 0.2,
+        shape=(shape := rng.choices(_SHAPES, (70, 10, 12, 8))[0]),
+        detached=not shape and rng.random() < 0.2,
         changed_again=rng.random() < 0.5,
         beside=tuple(beside),
         hits=tuple(hits),

@@ -130,9 +130,13 @@ class Rounds:
         free = [point for point in self._points.values() if point.point_id in safe]
         rng.shuffle(free)
         try:
-            detach = ["--detach"] if plan.detached else []
-            command = ["full", plan.job, "--active"] if plan.full else ["run", plan.job, *detach]
-            operations.append(Operation(self._lab, "job", directory, "job", *command))
+            commands = {
+                "": ["run", plan.job, *(["--detach"] if plan.detached else [])],
+                "active": ["full", plan.job, "--active"],
+                "synthetic": ["full", plan.job, "--synthetic"],
+                "compact": ["compact", plan.job],
+            }
+            operations.append(Operation(self._lab, "job", directory, "job", *commands[plan.shape]))
             for name, delay_s in sorted(plan.beside, key=lambda pair: pair[1]):
                 time.sleep(delay_s / len(plan.beside))
                 operations += self._beside(name, plan, directory, rng, free)
@@ -149,6 +153,9 @@ class Rounds:
         if name == "job":
             other = "hourly" if plan.job == "nightly" else "nightly"
             yield Operation(lab, "other", directory, "job", "run", other)
+            return
+        if name == "retention":
+            yield Operation(lab, name, directory, "retention", "apply", plan.job)
             return
         if not free:
             return
@@ -200,7 +207,7 @@ class Rounds:
             if done.code or done.answer["result"] != "success":
                 failures.append(f"the next session of {job} does not succeed: {done.answer} {done.errors.strip()}")
         failures += self._look(settled=True) + checks.kept(lab, jobs)
-        return failures + checks.repository(lab, jobs) + checks.slots(lab)
+        return failures + checks.repository(lab, jobs) + checks.space(lab, jobs) + checks.slots(lab)
 
     def _look(self, *, settled: bool) -> list[str]:
         """Compare points with what was there, and note what is there now."""

@@ -1,9 +1,130 @@
+"""The storages that the tests of the port run on: the twin, and real file systems on loop devices."""
+
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from vbrcore.storage.capabilities import StorageClass
+from vbrcore.storage.local import LocalStorage
+from vbrcore.storage.port import Storage
+from vbrcore.testing.memory_storage import MemoryStorage
+
+MIB = 1024 * 1024
+
+
+class Kind(NamedTuple):
+    """A kind of storage. `maker` makes the file system in an image; without one it is mounted without a device."""
+
+    file_system: str
+    storage_class: StorageClass
+    maker: tuple[str, ...] = ()
+    options: str = ""
+    size_bytes: int = 64 * MIB
+    alignment_bytes: int = 4096
+
+
+XFS = ("mkfs.xfs", "-q")
+BTRFS = ("mkfs.btrfs", "-q")
+KINDS = {
+    "ext4": Kind("ext4", "punch", ("mkfs.ext4", "-q")),
+    "xfs": Kind("xfs", "clone", (*XFS, "-m", "reflink=1"), size_bytes=320 * MIB),
+    "xfs-without-reflink": Kind("xfs", "punch", (*XFS, "-m", "reflink=0"), size_bytes=320 * MIB),
+    "xfs-16k": Kind("xfs", "clone", (*XFS, "-b", "size=16k"), size_bytes=512 * MIB, alignment_bytes=16384),
+    "btrfs": Kind("btrfs", "clone", BTRFS, size_bytes=256 * MIB),
+    "btrfs-compressing": Kind("btrfs", "clone", BTRFS, "compress-force=zstd", 256 * MIB),
+    "btrfs-nodatacow": Kind("btrfs", "clone", BTRFS, "nodatacow", 256 * MIB),
+    "tmpfs": Kind("tmpfs", "punch"),
+    "ramfs": Kind("ramfs", "copy"),
+    "vfat": Kind("vfat", "copy", ("mkfs.vfat",)),
+    "memory-clone": Kind("memory", "clone"),
+    "memory-punch": Kind("memory", "punch"),
+    "memory-copy": Kind("memory", "copy"),
+}
+
+
+def is_known(kind: Kind) -> bool:
+    """Say whether the kernel has this file system, or a module of it."""
+    if kind.file_system in {*Path("/proc/filesystems").read_text().split(), "memory"}:
+        return True
+    return not subprocess.run(["modprobe", "--dry-run", kind.file_system], check=False, capture_output=True).returncode
+
+
+KNOWN = [name for name, kind in KINDS.items() if is_known(kind)]
+
+
+class FileSystems:
+    """Mounts each kind once, when it is first asked for."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._failed: dict[str, str] = {}
+        self._mounted: dict[str, Path] = {}
+        self._storages = 0
+
+    def storage(self, name: str) -> Storage:
+        """Return an empty storage of that kind, or skip the test, saying why."""
+        kind = KINDS[name]
+        if kind.file_system == "memory":
+            return MemoryStorage(storage_class=kind.storage_class, alignment_bytes=kind.alignment_bytes)
+        if name not in self._mounted and name not in self._failed:
+            self._mount(name, kind)
+        if name in self._failed:
+            pytest.skip(f"no {name} here: {self._failed[name]}")
+        self._storages += 1
+        root = self._mounted[name] / str(self._storages)
+        root.mkdir()
+        return LocalStorage(root)
+
+    def unmount(self) -> None:
+        for path in self._mounted.values():
+            subprocess.run(["umount", str(path)], check=True)
+
+    def _mount(self, name: str, kind: Kind) -> None:
+        if os.geteuid() != 0:
+            self._failed[name] = "mounting needs root"
+            return
+        path = self._home / name
+        path.mkdir()
+        options = [option for option in (kind.options,) if option]
+        device = "vbrtest"
+        if kind.maker:
+            options.append("loop")
+            image = self._home / f"{name}.image"
+            with image.open("wb") as file:
+                file.truncate(kind.size_bytes)
+            subprocess.run([*kind.maker, str(image)], check=True, capture_output=True)
+            device = str(image)
+        elif kind.file_system == "tmpfs":
+            options.append(f"size={kind.size_bytes}")
+        command = ["mount", "-t", kind.file_system, "-o", ",".join(options) or "defaults", device, str(path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            self._failed[name] = done.stderr.strip().partition("\n")[0]
+        else:
+            self._mounted[name] = path
+
+
+@pytest.fixture(scope="session")
+def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileSystems]:
+    mounted = FileSystems(tmp_path_factory.mktemp("file-systems"))
+    try:
+        yield mounted
+    finally:
+        mounted.unmount()
+
+
+@pytest.fixture(params=KNOWN)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def storage(kind: Kind, file_systems: FileSystems) -> Storage:
+    return file_systems.storage(next(name for name, known in KINDS.items() if known is kind))
 
 
 @pytest.fixture

@@ -2,64 +2,16 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.storage.conftest import MIB, Kind
 from vbrcore.model.errors import AlreadyExists, CapabilityMissing, NotFound, RepositoryReadOnly, StorageFailed
-from vbrcore.storage.capabilities import PROBE_NAMES, StorageClass, probe
+from vbrcore.storage.capabilities import PROBE_NAMES, probe
 from vbrcore.storage.local import LocalStorage
 from vbrcore.storage.port import Storage
-from vbrcore.testing.memory_storage import MemoryStorage
-
-MIB = 1024 * 1024
-EXPECTED: dict[str, StorageClass] = {
-    "xfs": "clone",
-    "ext4": "punch",
-    "tmpfs": "punch",
-    "ramfs": "copy",
-    "memory-clone": "clone",
-    "memory-punch": "punch",
-    "memory-copy": "copy",
-}
-MAKERS = {
-    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
-    "ext4": ["mkfs.ext4", "-q"],
-}
-SIZES = {"xfs": 512 * MIB, "ext4": 64 * MIB, "tmpfs": 16 * MIB, "ramfs": 16 * MIB}
-
-
-@pytest.fixture(params=list(EXPECTED))
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def storage(kind: str, tmp_path: Path) -> Iterator[Storage]:
-    name = kind.partition("-")[0]
-    if name == "memory":
-        yield MemoryStorage(storage_class=EXPECTED[kind])
-        return
-    if os.geteuid() != 0:
-        pytest.skip(f"a file system of its own ({name}) needs a mount, which needs root")
-    path = tmp_path / "mounted"
-    path.mkdir()
-    if name in {"tmpfs", "ramfs"}:
-        command = ["mount", "-t", name, "-o", f"size={SIZES[name]}", "vbrtest", str(path)]
-    else:
-        image = tmp_path / "image"
-        with image.open("wb") as file:
-            file.truncate(SIZES[name])
-        subprocess.run([*MAKERS[name], str(image)], check=True, capture_output=True)
-        command = ["mount", "-o", "loop", str(image), str(path)]
-    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"mounting {name} is not possible here: {mounted.stderr.strip()}")
-    try:
-        yield LocalStorage(path)
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 def write(storage: Storage, name: str, data: bytes) -> None:
@@ -69,24 +21,28 @@ def write(storage: Storage, name: str, data: bytes) -> None:
     appender.close()
 
 
-def test_the_class_is_found_by_doing_it_and_nothing_remains(storage: Storage, kind: str) -> None:
-    assert probe(storage) == EXPECTED[kind]
+def test_the_class_is_found_by_doing_it_and_nothing_remains(storage: Storage, kind: Kind) -> None:
+    assert probe(storage) == kind.storage_class
     assert storage.list("") == ()
 
 
-def test_what_a_killed_probe_left_is_removed(storage: Storage, kind: str) -> None:
+def test_the_block_of_the_file_system_is_known(storage: Storage, kind: Kind) -> None:
+    assert storage.alignment_bytes == kind.alignment_bytes
+
+
+def test_what_a_killed_probe_left_is_removed(storage: Storage, kind: Kind) -> None:
     for name in PROBE_NAMES:
         write(storage, name, b"left")
-    assert probe(storage) == EXPECTED[kind]
+    assert probe(storage) == kind.storage_class
     assert not PROBE_NAMES.intersection(storage.list(""))
 
 
-def test_a_hole_gives_space_back_or_it_is_said_that_it_cannot(storage: Storage, kind: str) -> None:
+def test_a_hole_gives_space_back_or_it_is_said_that_it_cannot(storage: Storage, kind: Kind) -> None:
     block = storage.alignment_bytes
     content = os.urandom(8 * block)
     write(storage, "a", content)
     before = storage.allocated_bytes("a")
-    if EXPECTED[kind] == "copy":
+    if kind.storage_class == "copy":
         with pytest.raises(CapabilityMissing):
             storage.punch("a", block, block)
         assert storage.read("a", 0, 8 * block) == content
@@ -100,7 +56,7 @@ def test_a_hole_gives_space_back_or_it_is_said_that_it_cannot(storage: Storage, 
     assert storage.read("a", 0, 8 * block) == expected
 
 
-def test_a_range_is_shared_or_it_is_said_that_it_cannot(storage: Storage, kind: str) -> None:
+def test_a_range_is_shared_or_it_is_said_that_it_cannot(storage: Storage, kind: Kind) -> None:
     block = storage.alignment_bytes
     content = os.urandom(4 * block)
     write(storage, "a", content)
@@ -108,7 +64,7 @@ def test_a_range_is_shared_or_it_is_said_that_it_cannot(storage: Storage, kind: 
     try:
         with pytest.raises(ValueError, match="aligned"):
             appender.clone_range("a", 1, 0, block)
-        if EXPECTED[kind] != "clone":
+        if kind.storage_class != "clone":
             with pytest.raises(CapabilityMissing):
                 appender.clone_range("a", 0, 0, block)
             return
@@ -124,6 +80,89 @@ def test_a_range_is_shared_or_it_is_said_that_it_cannot(storage: Storage, kind: 
     storage.punch("a", 2 * block, block)
     assert storage.read("b", 0, 3 * block) == b"x" * block + content[2 * block :]
     assert storage.read("a", 2 * block, block) == bytes(block)
+
+
+EXTENT = 256 * 1024
+EXTENTS = 64
+
+
+def extents(storage: Storage, name: str) -> None:
+    """Written one after the other, as a backup does, and durable together."""
+    appender = storage.create(name)
+    for number in range(EXTENTS):
+        appender.write(number * EXTENT, [os.urandom(EXTENT)])
+    appender.sync()
+    appender.close()
+
+
+def used_bytes(storage: Storage, before_bytes: int, wanted_bytes: int) -> int:
+    """Return what was used since; a file system that frees in the background is waited for."""
+    for _ in range(100):
+        os.sync()
+        used = before_bytes - storage.free_bytes()
+        if used <= wanted_bytes:
+            break
+        time.sleep(0.1)
+    return used
+
+
+def test_what_is_unlinked_comes_back(storage: Storage, kind: Kind) -> None:
+    if kind.file_system == "ramfs":
+        assert storage.free_bytes() == 0  # it has no size, so nothing can be said of its space
+        return
+    os.sync()
+    before = storage.free_bytes()
+    extents(storage, "a")
+    assert 0 <= storage.allocated_bytes("a") - EXTENTS * EXTENT <= 2 * kind.alignment_bytes
+    storage.remove("a")
+    storage.sync_directory("")
+    assert used_bytes(storage, before, MIB) <= MIB
+
+
+def test_every_extent_comes_back_by_itself(storage: Storage, kind: Kind) -> None:
+    """Not only what `allocated_bytes` says: the file system has it."""
+    if kind.storage_class == "copy":
+        extents(storage, "a")
+        with pytest.raises(CapabilityMissing):
+            storage.punch("a", 0, EXTENT)
+        return
+    os.sync()
+    before = storage.free_bytes()
+    extents(storage, "a")
+    for number in range(0, EXTENTS, 2):
+        storage.punch("a", number * EXTENT, EXTENT)
+    appender = storage.modify("a")
+    appender.sync()
+    appender.close()
+    half = EXTENTS * EXTENT // 2
+    assert 0 <= storage.allocated_bytes("a") - half <= 2 * kind.alignment_bytes  # XFS counts its list of places
+    assert used_bytes(storage, before, half + MIB) <= half + MIB
+    storage.remove("a")
+
+
+def test_what_is_shared_comes_back_with_its_last_user(storage: Storage, kind: Kind) -> None:
+    if kind.storage_class != "clone":
+        storage.create("a").close()
+        appender = storage.create("b")
+        with pytest.raises(CapabilityMissing):
+            appender.clone_range("a", 0, 0, 0)
+        appender.close()
+        return
+    os.sync()
+    before = storage.free_bytes()
+    extents(storage, "a")
+    appender = storage.create("b")
+    for number in range(0, EXTENTS, 2):
+        appender.clone_range("a", number * EXTENT, number * EXTENT // 2, EXTENT)
+    appender.sync()
+    appender.close()
+    half = EXTENTS * EXTENT // 2
+    assert 0 <= storage.allocated_bytes("b") - half <= 2 * kind.alignment_bytes
+    assert used_bytes(storage, before, 2 * half + MIB) <= 2 * half + MIB
+    storage.remove("a")
+    assert used_bytes(storage, before, half + MIB) <= half + MIB
+    storage.remove("b")
+    assert used_bytes(storage, before, MIB) <= MIB
 
 
 def test_renaming_replaces_nothing(storage: Storage) -> None:

@@ -6,16 +6,19 @@ import msgspec
 
 from vbrcore.backupfile.codec import Buffer, checksum, decompress, digest
 from vbrcore.backupfile.contents import Contents, decode_contents
-from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_header
-from vbrcore.backupfile.slots import SLOT_OFFSETS, Slot, unpack_slot
+from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_header, unpack_row
+from vbrcore.backupfile.slots import BODY_OFFSET, SLOT_OFFSETS, Slot, unpack_slot
 from vbrcore.model.errors import DataCorrupt, FormatInvalid, FormatNewer, KeyNeeded, VbrError
-from vbrcore.storage.port import SLOT_BYTES, Reader, Storage
+from vbrcore.storage.port import ALIGNMENT_BYTES, SLOT_BYTES, Reader, Storage
 
 _SECTOR_BYTES = 512
 
 
 class BackupFile(msgspec.Struct, frozen=True):
-    """What an opened file says. `place` is the index of the slot that counts, `last_sequence` the highest of both."""
+    """What an opened file says. `place` is the index of the slot that counts.
+
+    `last_sequence` and `last_run_number` are the highest of both slots.
+    """
 
     name: str
     slot: Slot
@@ -23,6 +26,7 @@ class BackupFile(msgspec.Struct, frozen=True):
     last_sequence: int
     contents: Contents
     gone: bytes = b""
+    last_run_number: int = 0
 
     @property
     def file_id(self) -> bytes:
@@ -69,7 +73,8 @@ def open_file(storage: Storage, name: str) -> BackupFile:
         except (FormatInvalid, DataCorrupt) as error:
             problem = FormatInvalid(f"{name}: {error}")
         else:
-            return BackupFile(name, slot, place, valid[0][0].sequence, contents, gone)
+            last_run_number = max(slot.run_number for slot, _ in valid)
+            return BackupFile(name, slot, place, valid[0][0].sequence, contents, gone, last_run_number)
     raise problem
 
 
@@ -84,6 +89,18 @@ def was_never_committed(storage: Storage, name: str) -> bool:
     return not second.strip(b"\0") and not all(end.strip(b"\0") for end in ends)
 
 
+def locate(file: BackupFile, packed: bytes) -> tuple[Row, int]:
+    """Return (row, offset) of one of a file's rows, of 64 bytes.
+
+    Raises `FormatInvalid` or `FormatNewer`, also where the extent would not lie in the file's body: so nobody takes
+    memory for more than there is.
+    """
+    row, offset = unpack_row(packed)
+    if not BODY_OFFSET <= offset <= file.slot.body_end - HEADER_BYTES - row.stored_length or offset % ALIGNMENT_BYTES:
+        raise FormatInvalid(f"{file.name}: the extent of {row.digest.hex()[:16]} lies outside of the file")
+    return row, offset
+
+
 def read_stored(reader: Reader, offset: int, row: Row, buffer: bytearray | memoryview) -> None:
     """Fill `buffer` (`row.stored_length` bytes) from the extent at `offset`; verify header and checksum.
 
@@ -96,6 +113,18 @@ def read_stored(reader: Reader, offset: int, row: Row, buffer: bytearray | memor
     check_header(header, row)
     if checksum(buffer) != row.checksum:
         raise DataCorrupt(f"the stored bytes of {row.digest.hex()[:16]} are damaged")
+
+
+def stands(reader: Reader, file: BackupFile, packed: bytes) -> bool:
+    """Say whether the extent of a row is where the row says, by its header."""
+    header = bytearray(HEADER_BYTES)
+    try:
+        row, offset = locate(file, packed)
+        reader.read_into(offset, [header])
+        check_header(header, row)
+    except (FormatInvalid, FormatNewer, DataCorrupt):
+        return False
+    return True
 
 
 def content_of(row: Row, stored: Buffer) -> bytes:
@@ -117,8 +146,11 @@ def _read_slot(storage: Storage, name: str, offset: int) -> Slot | VbrError:
 
 def _read_contents(storage: Storage, name: str, slot: Slot) -> tuple[Contents, bytes]:
     # Never more than there is: a length from the file must not decide how much memory is taken.
-    if slot.contents_offset + slot.contents_length > storage.size(name):
+    size_bytes = storage.size(name)
+    if slot.contents_offset + slot.contents_length > size_bytes:
         raise DataCorrupt("the contents list is cut off")
+    if slot.body_end >= size_bytes + slot.alignment_bytes:  # the last item need not be padded
+        raise DataCorrupt(f"the file is cut off: it has {size_bytes} bytes, and its body ends at {slot.body_end}")
     data = storage.read(name, slot.contents_offset, slot.contents_length)
     if hashlib.sha256(data).digest() != slot.contents_sha256:
         raise DataCorrupt("the contents list is damaged")

@@ -13,7 +13,8 @@ from vbrcore.backupfile.file import BackupFile
 from vbrcore.backupfile.rows import HEADER_BYTES, ROW_BYTES, Row, pack_header
 from vbrcore.backupfile.slots import BODY_OFFSET, FLAG_SEALED, SLOT_OFFSETS, Slot, pack_slot
 from vbrcore.backupfile.tables import write_part
-from vbrcore.model.errors import CapabilityMissing, StorageFailed
+from vbrcore.model.errors import CapabilityMissing, FormatInvalid, StorageFailed
+from vbrcore.model.foreign import NUMBERS_END
 from vbrcore.storage.port import ALIGNMENT_BYTES, Appender, Storage
 
 _PADDING = bytes(ALIGNMENT_BYTES)
@@ -30,7 +31,7 @@ class FileWriter:
         self, storage: Storage, appender: Appender, file: BackupFile, fence: Callable[[], None], *, new: bool
     ) -> None:
         self.file = file
-        self.end = file.slot.body_end
+        self.end = -(-file.slot.body_end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         self.appended_bytes = 0
         self._storage = storage
         self._appender = appender
@@ -93,6 +94,8 @@ class FileWriter:
         """
         if self._failed:
             raise StorageFailed(f"{self.file.name}: not written to after an error")
+        if self.file.last_sequence + 2 >= NUMBERS_END:
+            raise FormatInvalid(f"{self.file.name}: its sequence has come to its end")
         self._failed = True
         data = encode_contents(contents, gone)
         offset = self._allocate(len(data))

@@ -153,8 +153,8 @@ def walk(
     `index` counts nodes of that level from the disk's start. A node for which `skip(level, index, digest)` is true is
     neither yielded nor entered. A page is fetched after it was yielded. Raises `FormatInvalid`.
     """
-    blocks = block_count(size_bytes, block_size_bytes)
     top = height(size_bytes, block_size_bytes)
+    blocks = block_count(size_bytes, block_size_bytes)
     if len(root) != DIGEST_BYTES:
         raise FormatInvalid(f"a map's root has {len(root)} bytes instead of {DIGEST_BYTES}")
     stack: list[Iterator[tuple[int, bytes]]] = [iter([(0, root)])]

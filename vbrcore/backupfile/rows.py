@@ -7,6 +7,7 @@ import msgspec
 
 from vbrcore.backupfile.codec import DIGEST_BYTES, ZERO_DIGEST, checksum
 from vbrcore.model.errors import DataCorrupt, FormatInvalid, FormatNewer
+from vbrcore.model.job import BLOCK_SIZES_BYTES
 
 KIND_BLOCK: Final = 0
 KIND_PAGE: Final = 1
@@ -15,9 +16,12 @@ KIND_CONFIGURATION: Final = 2
 ROW_BYTES: Final = 64
 HEADER_BYTES: Final = 64
 FLAG_ENCRYPTED: Final = 1
-# The largest block is 4 MiB and a configuration at most 64 MiB; a little room for salt, nonce and tag.
 MAX_RAW_BYTES: Final = 64 * 1024 * 1024
-MAX_STORED_BYTES: Final = MAX_RAW_BYTES + 64 * 1024
+# How much longer than its content an extent may be: what does not compress grows a little, then salt, nonce and tag.
+_GROWN_BYTES: Final = 64 * 1024
+MAX_STORED_BYTES: Final = MAX_RAW_BYTES + _GROWN_BYTES
+# By kind: the largest block, a page, a configuration.
+_MOST_RAW_BYTES: Final = (BLOCK_SIZES_BYTES[-1], 256 * DIGEST_BYTES, MAX_RAW_BYTES)
 
 _ROW = struct.Struct("<32sQIIQBBHI")
 _HEADER = struct.Struct("<4sIQ32sIBBH")
@@ -45,10 +49,11 @@ def check_row(row: Row) -> None:
     """Raise `FormatInvalid` (or `FormatNewer`) when a row from outside cannot be true."""
     if len(row.digest) != DIGEST_BYTES or row.digest == ZERO_DIGEST:
         raise FormatInvalid("a row has no digest")
-    if not 0 < row.raw_length <= MAX_RAW_BYTES or not 0 < row.stored_length <= MAX_STORED_BYTES:
-        raise FormatInvalid(f"a row has impossible lengths: {row.stored_length} stored, {row.raw_length} raw")
     if row.flags & ~FLAG_ENCRYPTED or row.kind > KIND_CONFIGURATION:
         raise FormatNewer(f"a row has kind {row.kind} and flags {row.flags}, which this version does not know")
+    lengths_true = 0 < row.raw_length <= _MOST_RAW_BYTES[row.kind]
+    if not lengths_true or not 0 < row.stored_length <= row.raw_length + _GROWN_BYTES:
+        raise FormatInvalid(f"a row has impossible lengths: {row.stored_length} stored, {row.raw_length} raw")
     if row.encrypted and row.kind == KIND_PAGE:
         raise FormatInvalid("a row of an encrypted map page: there are none")
 

@@ -9,7 +9,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vbrcore.backupfile.encryption import NONCE_BYTES, ChainKey, checked_chain_id
+from vbrcore.backupfile.maps import MAX_DISK_BYTES
 from vbrcore.model.errors import DataCorrupt
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.point import Point, PointDisk
 
 ROOT_MAC_BYTES: Final = 16
@@ -103,7 +105,7 @@ def open_point(point: Point, chain_key: ChainKey, chain_id: bytes) -> Point:
         # What is too short has no tag that fits; the cipher wants a whole nonce all the same.
         plain = _cipher(chain_key).decrypt(nonce.ljust(NONCE_BYTES, b"\0"), ciphertext, _ascii_id(point))
         names = _decoder.decode(plain)
-    except (InvalidTag, msgspec.DecodeError) as error:
+    except (InvalidTag, *UNDECODABLE) as error:
         raise DataCorrupt(
             f"the names of point {point.point_id} cannot be decrypted: damaged, or another key"
         ) from error
@@ -133,6 +135,8 @@ def open_point(point: Point, chain_key: ChainKey, chain_id: bytes) -> Point:
 def verify_root_mac(point: Point, chain_key: ChainKey, chain_id: bytes) -> None:
     """Raise `DataCorrupt` unless each disk's size and map root are those of this point, by this chain's key."""
     for number, disk in enumerate(point.disks):
+        if not 0 <= disk.size_bytes <= MAX_DISK_BYTES:
+            raise DataCorrupt(f"disk {number} of point {point.point_id} has an impossible size")
         if not hmac.compare_digest(disk.root_mac, _root_mac(point, number, chain_key, chain_id)):
             raise DataCorrupt(f"the map root of disk {number} of point {point.point_id} is not authentic")
 

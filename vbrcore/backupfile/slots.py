@@ -7,6 +7,8 @@ from typing import Final
 import msgspec
 
 from vbrcore.model.errors import FormatInvalid, FormatNewer
+from vbrcore.model.foreign import NUMBERS_END
+from vbrcore.model.job import BLOCK_SIZES_BYTES
 from vbrcore.storage.port import ALIGNMENT_BYTES, SLOT_BYTES
 
 SLOT_OFFSETS: Final = (0, 64 * 1024)
@@ -21,6 +23,7 @@ FLAG_FULL: Final = 2
 
 MAX_CONTENTS_BYTES: Final = 128 * 1024 * 1024
 MAX_FILE_BYTES: Final = 1 << 60
+MAX_ALIGNMENT_BYTES: Final = 1024 * 1024
 
 _SLOT = struct.Struct("<8sIIQII16s16s16sQQQ32sQII")
 _SUM_BYTES = 32
@@ -100,5 +103,11 @@ def _check(slot: Slot) -> None:
     """Raise `FormatInvalid` for a slot whose numbers cannot be true, however it came by its checksum."""
     contents_end = slot.contents_offset + slot.contents_length
     places_true = BODY_OFFSET <= slot.contents_offset <= contents_end <= slot.body_end <= MAX_FILE_BYTES
-    if not places_true or slot.contents_length > MAX_CONTENTS_BYTES or not slot.block_size_bytes:
+    if not places_true or slot.contents_length > MAX_CONTENTS_BYTES:
         raise FormatInvalid("a slot names impossible places")
+    if slot.block_size_bytes not in BLOCK_SIZES_BYTES:
+        raise FormatInvalid(f"a slot names blocks of {slot.block_size_bytes} bytes")
+    if slot.alignment_bytes % ALIGNMENT_BYTES or not 0 < slot.alignment_bytes <= MAX_ALIGNMENT_BYTES:
+        raise FormatInvalid(f"a slot names an alignment of {slot.alignment_bytes} bytes")
+    if slot.sequence >= NUMBERS_END or slot.run_number >= NUMBERS_END:
+        raise FormatInvalid(f"a slot has sequence {slot.sequence} and run number {slot.run_number}: none is so high")

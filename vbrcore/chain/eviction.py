@@ -10,7 +10,7 @@ from typing import Final
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.backupfile.contents import is_gone
-from vbrcore.backupfile.file import BackupFile
+from vbrcore.backupfile.file import BackupFile, stands
 from vbrcore.backupfile.maps import walk
 from vbrcore.backupfile.slots import BODY_OFFSET
 from vbrcore.chain.files import ENDING, stem_of
@@ -220,8 +220,11 @@ class Eviction:
     def _punch_rows(self, swept: Swept, old: BackupFile, *, again: bool) -> None:
         """Make holes of what is not live (`again`: also of what was given back before) and of the list before."""
         ranges = [(old.slot.contents_offset, _blocks(old.slot.contents_length))]
-        for number, row in numbered_rows(old, self._upkeep.readers.get(old.name)):
-            if is_gone(swept.gone, number) and (again or not is_gone(old.gone, number)):
+        reader = self._upkeep.readers.get(old.name)
+        for number, row in numbered_rows(old, reader):
+            dead = is_gone(swept.gone, number) and (again or not is_gone(old.gone, number))
+            # A row that leads to something else must not cost what stands there.
+            if dead and stands(reader, old, row):
                 ranges.append((offset_of(row), extent_bytes(row, old)))
             if len(ranges) >= _RANGES_AT_ONCE:
                 self._make_holes(old.name, ranges)
@@ -258,7 +261,7 @@ def _unused(file: BackupFile, live: Iterable[bytes]) -> list[tuple[int, int]]:
     for offset, length in joined(used):
         if offset > end:
             ranges.append((end, offset - end))
-        end = offset + length
+        end = max(end, offset + length)
     return [*ranges, (end, max(0, file.slot.body_end - end))]
 
 
@@ -284,13 +287,15 @@ def _most_dead(movable: Sequence[Swept], needed_bytes: int) -> list[Swept]:
 def _cheapest(pointless: Sequence[Swept]) -> list[Swept]:
     """Return the smallest of the files: as many as make the bytes moved per file that goes least, but few.
 
-    What waits decays: to move many at once saves little beyond a dozen, and moves what would be dead soon.
+    They become one, and no more than `MOST_POINTLESS_FILES` stay, also where many points were forgotten at once. What
+    waits decays: to move many at once saves little beyond a dozen, and moves what would be dead soon.
     """
-    ordered = sorted(pointless, key=lambda swept: swept.live_bytes)[:_MERGED_AT_ONCE]
+    fewest = max(2, len(pointless) - MOST_POINTLESS_FILES + 1)
+    ordered = sorted(pointless, key=lambda swept: swept.live_bytes)[: max(fewest, _MERGED_AT_ONCE)]
     best, best_cost = len(ordered), float("inf")
     moved_bytes = 0
     for count, swept in enumerate(ordered, 1):
         moved_bytes += swept.live_bytes
-        if count > 1 and moved_bytes / (count - 1) <= best_cost:
+        if count >= fewest and moved_bytes / (count - 1) <= best_cost:
             best, best_cost = count, moved_bytes / (count - 1)
     return ordered[:best]

@@ -14,9 +14,11 @@ from vbrcore.backupfile.filewriter import FileWriter, new_slot
 from vbrcore.backupfile.slots import FEATURE_ENCRYPTED, FLAG_FULL, Slot
 from vbrcore.chain.files import ChainFiles, FileKind, file_names, new_name, read_files, sort_points
 from vbrcore.model.errors import ChainDiffers, FormatInvalid, KeyNeeded, WriterReplaced
+from vbrcore.model.foreign import NUMBERS_END
 from vbrcore.model.point import Point
 from vbrcore.storage.port import ALIGNMENT_BYTES, Storage
 
+_MOST_COUNTED: Final = 1 << 32  # by one run: points, generations
 WRITER: Final = f"vbrcore {vbrcore.__version__}"
 
 
@@ -51,7 +53,7 @@ class Ledger:
         self.run = run
         found = _clean_up(storage, read_files(storage, directory), fence)
         self.files = {file.file_id: file for file in found.files}
-        self.run_number = 1 + max((file.contents.run_number for file in found.files), default=0)
+        self.run_number = 1 + max(self._run_numbers(found), default=0)
         self._revision = 0
         self._last_sequence = max(
             (
@@ -73,6 +75,8 @@ class Ledger:
         # Of each generation, what its newest list says.
         self._listed = {file.slot.generation_id: file.contents.generation_files for file in found.files}
         self._numbers = {file.slot.generation_id: file.contents.generation_number for file in found.files}
+        if max(self.run_number, self._last_sequence, *self._numbers.values(), 0) + _MOST_COUNTED >= NUMBERS_END:
+            raise FormatInvalid(f"{directory}: its numbers have come to their end")
         chosen = _chosen_generation(found, run)
         if chosen is None:
             self.start_generation()
@@ -80,6 +84,12 @@ class Ledger:
             self.generation_id = chosen
         self.warnings = [*self.unreadable]
         self.warnings += [f"{directory}: file {name} of the chain is missing" for name in self.missing()]
+
+    def _run_numbers(self, found: ChainFiles) -> Iterator[int]:
+        """Yield those of all slots, also of those that lead nowhere: a rival's would not differ from them."""
+        yield from (file.last_run_number for file in found.files)
+        for name, _ in found.unreadable:
+            yield from (slot.run_number for slot in read_slots(self._storage, name) if isinstance(slot, Slot))
 
     def points(self) -> tuple[Point, ...]:
         """All points, oldest first."""

@@ -11,7 +11,9 @@ from typing import Final, Self
 
 import msgspec
 
-from vbrcore.model.errors import ChainLocked, NotFound, StorageFailed, VbrError
+from vbrcore.backupfile.contents import check_point
+from vbrcore.model.errors import ChainLocked, FormatInvalid, NotFound, StorageFailed, VbrError
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Lock, Storage
 
@@ -99,6 +101,8 @@ def _is_pin(name: str, directory: str) -> bool:
 
 def _read(storage: Storage, name: str) -> Pinned:
     try:
-        return msgspec.json.decode(storage.read(name, 0, _MOST_BYTES), type=Pinned)
-    except msgspec.DecodeError as error:
+        pinned = msgspec.json.decode(storage.read(name, 0, _MOST_BYTES), type=Pinned)
+        check_point(pinned.point)
+    except (FormatInvalid, *UNDECODABLE) as error:
         raise StorageFailed(f"{name}: what this pin keeps cannot be read: {error}") from error
+    return pinned

@@ -8,7 +8,7 @@ import msgspec
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
 from vbrcore.backupfile.contents import KeySlot, is_gone
-from vbrcore.backupfile.file import BackupFile, content_of, read_stored
+from vbrcore.backupfile.file import BackupFile, content_of, locate, read_stored
 from vbrcore.backupfile.maps import leaves
 from vbrcore.backupfile.rows import KIND_PAGE, Row, unpack_row
 from vbrcore.backupfile.tables import read_rows, search
@@ -168,7 +168,7 @@ class ChainReader:
         if found is None:
             return None
         file, packed = found
-        row, offset = unpack_row(packed)
+        row, offset = locate(self._files[file], packed)
         return Location(file, offset, row)
 
     def places(self, digest: bytes) -> Iterator[Location]:

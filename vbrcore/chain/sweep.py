@@ -13,6 +13,7 @@ from vbrcore.backupfile.rows import HEADER_BYTES
 from vbrcore.backupfile.slots import BODY_OFFSET, SLOT_OFFSETS
 from vbrcore.backupfile.tables import read_rows
 from vbrcore.chain.mark import Reached
+from vbrcore.model.errors import DataCorrupt
 from vbrcore.storage.port import Reader
 
 _BATCH: Final = 4096
@@ -89,6 +90,8 @@ def sweep(file: BackupFile, reader: Reader, reached: Reached, places: Places) ->
         }
         for number, row in batch:
             length = extent_bytes(row, file)
+            if number in live and not BODY_OFFSET <= offset_of(row) <= file.slot.body_end - length:
+                raise DataCorrupt(f"{file.name}: the extent of row {number} lies outside of the file")
             if number in live:
                 swept.live_rows += 1
                 swept.live_bytes += length

@@ -5,9 +5,9 @@ from itertools import islice
 from typing import Final
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
-from vbrcore.backupfile.file import BackupFile, read_stored
+from vbrcore.backupfile.file import BackupFile, locate, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
-from vbrcore.backupfile.rows import HEADER_BYTES, pack_row, unpack_row
+from vbrcore.backupfile.rows import HEADER_BYTES, pack_row
 from vbrcore.chain.files import FileKind
 from vbrcore.chain.index import DedupIndex
 from vbrcore.chain.sweep import extent_bytes, offset_of
@@ -84,7 +84,8 @@ class Transplant:
             self._file = None
 
     def _move_run(self, source: BackupFile, run: Sequence[bytes]) -> None:
-        """Move extents that stand one behind the other."""
+        """Move extents that stand one behind the other. Raises `FormatInvalid` for rows that cannot be true."""
+        located = [locate(source, packed) for packed in run]
         start = offset_of(run[0])
         length = offset_of(run[-1]) + extent_bytes(run[-1], source) - start
         file = self._open_file(length)
@@ -99,8 +100,7 @@ class Transplant:
                     self._rows[packed[:DIGEST_BYTES]] = _placed(packed, offset_of(packed) - start + offset)
                 return
         reader = self._upkeep.readers.get(source.name)
-        for packed in run:
-            row, place = unpack_row(packed)
+        for row, place in located:
             stored = bytearray(row.stored_length)
             read_stored(reader, place, row, stored)
             self._upkeep.pace(row.stored_length)

@@ -1,7 +1,6 @@
 """One generation of a chain with its index: where its extents are."""
 
-from vbrcore.backupfile.file import BackupFile, content_of, read_stored
-from vbrcore.backupfile.rows import unpack_row
+from vbrcore.backupfile.file import BackupFile, content_of, locate, read_stored
 from vbrcore.chain.files import sort_points
 from vbrcore.chain.index import DedupIndex
 from vbrcore.chain.upkeep import Upkeep
@@ -49,7 +48,7 @@ class View:
     def fetch(self, digest: bytes) -> bytes:
         """Return the content of a page. Raises `BlocksMissing`, `DataCorrupt`."""
         file, packed = self.locate(digest)
-        row, offset = unpack_row(packed)
+        row, offset = locate(file, packed)
         stored = bytearray(row.stored_length)
         read_stored(self.upkeep.readers.get(file.name), offset, row, stored)
         return content_of(row, stored)

@@ -8,7 +8,7 @@ from typing import Self
 
 from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer, digest
 from vbrcore.backupfile.contents import Damage, KeySlot
-from vbrcore.backupfile.file import BackupFile, content_of, read_stored
+from vbrcore.backupfile.file import BackupFile, content_of, locate, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
 from vbrcore.backupfile.rows import HEADER_BYTES, KIND_PAGE, Row, check_row, pack_row, unpack_row
 from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
@@ -22,6 +22,7 @@ from vbrcore.chain.keeping import compact, give_back, newest_points
 from vbrcore.chain.ledger import Ledger, Run
 from vbrcore.chain.lost import find_lost
 from vbrcore.chain.pins import read_pins
+from vbrcore.chain.sweep import offset_of
 from vbrcore.chain.synthetic import synthetic_full
 from vbrcore.chain.upkeep import Upkeep, sealed_tables
 from vbrcore.chain.view import View
@@ -117,7 +118,7 @@ class ChainWriter:
         self._index = upkeep.index
         self._fence = upkeep.fence
         self._readers = upkeep.readers
-        self._due = Due(upkeep.index_directory)
+        self._due = Due(upkeep.index_directory, ledger.run_number - 1)
         self._arrivals = Arrivals()
         self._commit_lock = threading.RLock()
         # Guards which file is written to (`_file`), by how many threads, and whether it is about to change.
@@ -234,17 +235,18 @@ class ChainWriter:
         self._check_usable()
         received = self._arrivals.row(digest)
         if received is not None:
-            return self._read(*received)
+            return self._read(received[0], *unpack_row(received[1]))
         found = self._index.find(digest)
         if found is None or digest in self._spoilt:
             raise BlocksMissing(f"there is no intact extent of {digest.hex()}")
         file_id, packed = found
+        file = self._ledger.files[file_id]
         try:
-            return self._read(self._ledger.files[file_id].name, packed)
-        except DataCorrupt:
+            return self._read(file.name, *locate(file, packed))
+        except (DataCorrupt, FormatInvalid) as error:
             if self._ledger.is_of_earlier_run(file_id):
-                self._spoilt[digest] = file_id, unpack_row(packed)[1]
-            raise
+                self._spoilt[digest] = file_id, offset_of(packed)
+            raise DataCorrupt(str(error)) from error
 
     def commit_point(self, point: Point) -> Point:
         """Closure check, then commit; returns the point with `sequence` and `kind` set. Durable on return.
@@ -364,6 +366,7 @@ class ChainWriter:
                 if file is not None:
                     self._seal_file(file)
             self._mark_healed()
+            self._due.ended(max((file.contents.run_number for file in self._ledger.files.values()), default=0))
         self.close()
 
     def close(self) -> None:
@@ -393,8 +396,7 @@ class ChainWriter:
         values = self._index.get(digests)
         return [value is not None and name not in self._spoilt for name, value in zip(digests, values, strict=True)]
 
-    def _read(self, name: str, packed: bytes) -> bytes:
-        row, offset = unpack_row(packed)
+    def _read(self, name: str, row: Row, offset: int) -> bytes:
         buffer = bytearray(row.stored_length)
         read_stored(self._readers.get(name), offset, row, buffer)
         return content_of(row, buffer)

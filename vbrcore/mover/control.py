@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from vbrcore.model.errors import ProtocolError
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
 from vbrcore.mover.messages import FromMover, Log, ToMover
@@ -101,7 +102,7 @@ class Control:
                 self._liveness.heard()
                 if body:
                     self._inbox.put(decoder.decode(body))
-        except (OSError, ProtocolError, msgspec.MsgspecError) as error:
+        except (OSError, ProtocolError, *UNDECODABLE) as error:
             _end(f"control stream: {error}")
         self._liveness.end()
         _end("its transport is gone")

@@ -24,6 +24,7 @@ from vbrcore.model.errors import (
     VbrError,
     info_of,
 )
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.mover import frames
 from vbrcore.mover.frames import DataStream
 from vbrcore.mover.messages import ExpectTask
@@ -162,7 +163,7 @@ class Intake:
             raise ProtocolError("a source did not say who it is")
         try:
             hello = msgspec.msgpack.decode(frame.meta, type=frames.Hello)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ProtocolError(f"a source's first frame cannot be read: {error}") from error
         if hello.version != frames.VERSION:
             raise ProtocolError(f"a source speaks version {hello.version} of the data protocol")

@@ -10,6 +10,7 @@ import msgspec
 
 from vbrcore.backupfile.rows import Row
 from vbrcore.model.errors import ErrorInfo, MoverLost, ProtocolError, VbrError, error_from
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.mover import frames
 from vbrcore.mover.frames import DataStream, Frame
 from vbrcore.mover.messages import Endpoint
@@ -119,7 +120,7 @@ class TargetLink:
                 raise ProtocolError(f"the target mover answered question {ask_id}, which is not open")
             on_answer(status)
         elif frame.kind == frames.REFUSED:
-            with contextlib.suppress(msgspec.MsgspecError):
+            with contextlib.suppress(*UNDECODABLE):
                 raise error_from(msgspec.msgpack.decode(frame.meta, type=ErrorInfo))
             raise ProtocolError("the target mover refused without saying why")
         else:

@@ -1,4 +1,4 @@
-"""What a Linux file system can do beyond POSIX: start writing back, punch holes, share ranges."""
+"""What a Linux file system can do beyond POSIX: start writing back, punch holes, share ranges; and which it is."""
 
 import ctypes
 import errno
@@ -14,11 +14,23 @@ _FALLOC_FL_PUNCH_HOLE = 2
 _FICLONERANGE = 0x4020940D
 _CLONE_RANGE = struct.Struct("qQQQ")
 _SYNC_FILE_RANGE_WRITE = 2
+_BTRFS_MAGIC = 0x9123683E
+_STATFS_BYTES = 256  # more than any kernel's structure; its first long is the type
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EXDEV, errno.EINVAL})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_libc.statfs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+
+
+def is_btrfs(path: Path) -> bool:
+    """Raises `OSError`."""
+    found = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.statfs(os.fsencode(path), found):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    return ctypes.c_long.from_buffer(found).value == _BTRFS_MAGIC
 
 
 def start_write_back(fd: int, offset: int, length: int) -> None:

@@ -78,7 +78,7 @@ class LocalAppender:
         self._check()
         with writing_errors(self._path):
             length = _write_all(self._fd, offset, parts)
-        self._write_back(offset + length, length)
+        self._write_back(offset, length)
 
     def clone_range(self, source: str, source_offset: int, offset: int, length: int) -> None:
         check_aligned(self._storage.alignment_bytes, source_offset, offset, length)
@@ -113,7 +113,11 @@ class LocalAppender:
         if self._failed or self._fd < 0:
             raise StorageFailed(f"{self._path}: not written to after an error or its end")
 
-    def _write_back(self, end: int, length: int) -> None:
+    def _write_back(self, offset: int, length: int) -> None:
+        if self._storage.stores_in_pieces:
+            linux.start_write_back(self._fd, offset, length)
+            return
+        end = offset + length
         with self._lock:
             self._unflushed_bytes += length
             if self._unflushed_bytes < _WRITEBACK_BYTES:
@@ -187,6 +191,16 @@ class LocalStorage:
             block_bytes = os.statvfs(self.root).f_frsize
         # Shares report what they like to transfer at once, up to megabytes: that is no block.
         return block_bytes if block_bytes in _BLOCK_BYTES else ALIGNMENT_BYTES
+
+    @functools.cached_property
+    def stores_in_pieces(self) -> bool:
+        """Say whether what is written out in one go comes back in one go only.
+
+        Btrfs stores it as one piece of up to 128 MiB, and gives nothing of a piece back before all of it is in holes.
+        So each write is handed to the disk by itself there, and is a piece of its own.
+        """
+        with storage_errors(self.root):
+            return linux.is_btrfs(self.root)
 
     def create(self, name: str) -> LocalAppender:
         path = self.path_of(name)

@@ -17,9 +17,11 @@ from vbrcore.model.errors import (
     RepositoryNotMounted,
     VbrError,
 )
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.storage.local import LocalStorage, storage_errors, writing_errors
 
 IDENTITY_NAME: Final = "vbrcore-repository.json"
+_FORMAT = "vbrcore repository"
 _IDENTITY_VERSION = 1
 _MAX_IDENTITY_BYTES = 64 * 1024
 # What a newly made file system holds; it does not make a directory non-empty.
@@ -74,7 +76,7 @@ def create_repository(path: Path, repository_id: str) -> None:
     if names - _IGNORED:
         raise RepositoryNotEmpty(f"{path} is not empty")
     try:
-        _write_identity(path, Identity("vbrcore repository", _IDENTITY_VERSION, repository_id))
+        _write_identity(path, Identity(_FORMAT, _IDENTITY_VERSION, repository_id))
     except VbrError:
         if made:
             with contextlib.suppress(OSError):
@@ -109,10 +111,12 @@ def read_identity(path: Path) -> Identity:
         identity = msgspec.json.decode(data, type=Identity)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RepositoryNotMounted(f"{path} has no {IDENTITY_NAME}") from error
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise RepositoryNotMounted(f"{path / IDENTITY_NAME} is damaged: {error}") from error
     except OSError as error:
         raise RepositoryNotMounted(f"{path / IDENTITY_NAME} cannot be read: {error.strerror}") from error
+    if identity.format != _FORMAT:
+        raise RepositoryNotMounted(f"{path / IDENTITY_NAME} is of something else: {identity.format[:40]!r}")
     if identity.version > _IDENTITY_VERSION:
         raise FormatNewer(f"{path} was made by a later version")
     return identity

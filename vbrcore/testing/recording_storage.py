@@ -18,7 +18,7 @@ between them, e.g. ("acknowledged", point_id); replaying passes over them. `Reco
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from vbrcore.storage.capabilities import StorageClass
@@ -52,7 +52,7 @@ class RecordingAppender(MemoryAppender):
 
 
 class RecordingStorage(MemoryStorage):
-    """See the module. Locks are not recorded: none outlives a crash."""
+    """See the module. Locks are not recorded: none outlives a crash. `begin`: files that are there already."""
 
     def __init__(
         self,
@@ -60,8 +60,11 @@ class RecordingStorage(MemoryStorage):
         *,
         storage_class: StorageClass = "clone",
         alignment_bytes: int = ALIGNMENT_BYTES,
+        begin: Mapping[str, bytes | bytearray] | None = None,
     ) -> None:
         super().__init__(capacity_bytes, storage_class=storage_class, alignment_bytes=alignment_bytes)
+        self.begin: Final = dict(begin or {})
+        self.files.update({name: bytearray(content) for name, content in self.begin.items()})
         self.trace: list[Operation] = []
 
     @property
@@ -133,8 +136,8 @@ class Change(NamedTuple):
 class Inode:
     """A file on the disk: what is durable, and what waits for its sync."""
 
-    def __init__(self) -> None:
-        self.durable = bytearray()
+    def __init__(self, content: bytes | bytearray = b"") -> None:
+        self.durable = bytearray(content)
         self.waiting: list[Change] = []
 
     def sync(self) -> None:
@@ -161,11 +164,17 @@ class NameChange(NamedTuple):
 class Disk:
     """What a disk may hold after the operations fed so far. States can be taken after each of them."""
 
-    def __init__(self, storage_class: StorageClass = "clone", alignment_bytes: int = ALIGNMENT_BYTES) -> None:
+    def __init__(
+        self,
+        storage_class: StorageClass = "clone",
+        alignment_bytes: int = ALIGNMENT_BYTES,
+        *,
+        begin: Mapping[str, bytes | bytearray] | None = None,
+    ) -> None:
         self._storage_class: Final[StorageClass] = storage_class
         self._alignment_bytes = alignment_bytes
-        self._current: dict[str, Inode] = {}
-        self._durable: dict[str, Inode] = {}
+        self._durable = {name: Inode(content) for name, content in (begin or {}).items()}
+        self._current = dict(self._durable)
         self._waiting: list[NameChange] = []
 
     def feed(self, operation: Operation) -> None:
@@ -251,28 +260,20 @@ class Fate:
                     yield start, min(start + change.piece, change.length)
 
 
-class CrashState:
-    """One state after a prefix of a trace: `choice` decides; None: all unsynced is kept, or (`keep` false) nothing."""
-
-    def __init__(self, trace: Sequence[Operation], choice: random.Random | None, *, keep: bool) -> None:
-        self._choice = choice
-        self._way: Way = "random" if choice is not None else "all kept" if keep else "all lost"
-        self._disk = Disk()
-        for operation in trace:
-            self._disk.feed(operation)
-
-    def storage(self) -> MemoryStorage:
-        return self._disk.state(self._way, self._choice)
-
-
 def crash_states(
-    trace: Sequence[Operation], random_states: int, *, storage_class: StorageClass = "clone", seed: int = 0
+    trace: Sequence[Operation],
+    random_states: int,
+    *,
+    storage_class: StorageClass = "clone",
+    begin: Mapping[str, bytes | bytearray] | None = None,
+    seed: int = 0,
 ) -> Iterator[tuple[int, str, MemoryStorage]]:
     """Yield for each prefix of a trace (its length, a name for the state, the storage): 2 + `random_states` each.
 
-    The same seed gives the same states, so one that failed is found again by its length and name.
+    `begin`: what the disk held before. The same seed gives the same states, so one that failed is found again by its
+    length and name.
     """
-    disk = Disk(storage_class)
+    disk = Disk(storage_class, begin=begin)
     for length in range(len(trace) + 1):
         if length:
             disk.feed(trace[length - 1])

@@ -10,6 +10,7 @@ from typing import Self
 import msgspec
 
 from vbrcore.model.errors import MoverLost, ProtocolError, TransportLost, VbrError
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
 from vbrcore.mover import messages as mover
@@ -182,7 +183,7 @@ class TransportClient:
             while (body := await read_frame(reader)) is not None:
                 self._liveness.heard()
                 self._on_message(decoder.decode(body))
-        except (ProtocolError, msgspec.MsgspecError) as error:
+        except (ProtocolError, *UNDECODABLE) as error:
             self._lose(f"sent what cannot be understood: {error}")
             return
         self._lose("is gone")
@@ -194,11 +195,18 @@ class TransportClient:
             case Pong():
                 pass
             case MoverStarted():
-                self._movers[message.mover_id].on_started(message.pid)
+                self._mover(message.mover_id).on_started(message.pid)
             case FromMover():
-                self._movers[message.mover_id].on_message(self._decoder.decode(message.body))
+                self._mover(message.mover_id).on_message(self._decoder.decode(message.body))
             case MoverExited():
-                self._movers.pop(message.mover_id).on_exited(message)
+                self._mover(message.mover_id).on_exited(message)
+                del self._movers[message.mover_id]
+
+    def _mover(self, mover_id: int) -> MoverHandle:
+        handle = self._movers.get(mover_id)
+        if handle is None:
+            raise ProtocolError(f"there is no mover {mover_id}")
+        return handle
 
     async def _ping(self) -> None:
         while not self._liveness.cut_off:

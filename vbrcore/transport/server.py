@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from vbrcore.model.errors import ProtocolError, UsageError
+from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing, timing_from
 from vbrcore.mover.process import die_with_parent, parse_options
@@ -80,7 +81,11 @@ class Server:
             self._peer.heard()
             if self._peer.cut_off:
                 return
-            await self._do(decoder.decode(body))
+            try:
+                message = decoder.decode(body)
+            except UNDECODABLE as error:
+                raise ProtocolError(f"a manager sent what cannot be understood: {error}") from error
+            await self._do(message)
 
     async def _do(self, message: ToTransport) -> None:
         match message:
