@@ -88,6 +88,20 @@ def test_idle_sessions() -> None:
     assert sum(stage["wall_s"]["minimum"] for stage in stages) <= figures["wall_s"]["maximum"]
 
 
+def test_a_generation(tmp_path: Path) -> None:
+    size = ("--blocks", "6000", "--files", "3", "--points", "50", "--point-files", "5")
+    figures = bench("generation", *size, "--workdir", str(tmp_path), exit_codes=(0, 1))
+    steps = figures["steps"]
+    assert steps["mark"]["entries"] == 3 * 6000
+    assert steps["mark"]["pages"] == 3 * (24 + 1)
+    assert steps["mark"]["wrong_part"] < 0.02
+    assert steps["lookup"]["known"] == steps["lookup"]["digests"] * 9 // 10
+    assert steps["give_back"]["warnings"] == []
+    assert steps["give_back"]["gone_rows"] > 0.9 * 3 * (2000 // 32)
+    assert figures["list"]["points"] == steps["read_points"]["points"] == 50
+    assert figures["met"]["memory"]
+
+
 def test_a_program_is_measured_with_what_it_leaves_behind(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from bench import process;"
@@ -103,7 +117,7 @@ def test_a_program_is_measured_with_what_it_leaves_behind(tmp_path: Path) -> Non
     assert float(done.stdout) > 0.3
 
 
-@pytest.mark.parametrize("program", ["backup", "idle_session", "memory", "movers", "limits"])
+@pytest.mark.parametrize("program", ["backup", "generation", "idle_session", "memory", "movers", "limits"])
 def test_programs_explain_themselves(program: str) -> None:
     command = [sys.executable, str(CHECKOUT / "bench" / f"{program}.py"), "--help"]
     assert "usage" in subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
