@@ -11,7 +11,6 @@ reading and verifying the maps' pages for the mark, a command that lists nothing
 """
 
 import argparse
-import functools
 import json
 import random
 import shutil
@@ -58,7 +57,6 @@ LOOKUP_AIM: Final = 100_000
 POINT_AIM_S: Final = 1.0
 LIST_AIM_S: Final = 1.0
 _LOOKUP_BATCH: Final = 64
-_TIMES: Final = 5
 _NAMES: Final = "looked-up"
 
 
@@ -181,28 +179,28 @@ def open_writer(workdir: Path) -> ChainWriter:
     )
 
 
-def step_open(workdir: Path) -> dict[str, Any]:
+def step_open(workdir: Path, _times: int) -> dict[str, Any]:
     """Open the chain as a target mover does: without an index at first, then with it."""
     writer, first = timed(lambda: open_writer(workdir))
     index_bytes = sum(path.stat().st_size for path in (workdir / "index").rglob("data.mdb"))
     writer.close()
     writer, again = timed(lambda: open_writer(workdir))
     writer.close()
-    return {"without_index": plain(first), "with_index": plain(again), "index_bytes": index_bytes}
+    return {"without_index": as_dict(first), "with_index": as_dict(again), "index_bytes": index_bytes}
 
 
-def step_lookup(workdir: Path) -> dict[str, Any]:
+def step_lookup(workdir: Path, times: int) -> dict[str, Any]:
     """Look digests up in batches, nine in ten of them known, beside bare gets of the same in the same database."""
     writer = open_writer(workdir)
     names = _sample(writer, 400_000)
     (workdir / _NAMES).write_bytes(b"".join(names))
     batches = [names[i : i + _LOOKUP_BATCH] for i in range(0, len(names), _LOOKUP_BATCH)]
     ours, bare = [], []
-    for _ in range(_TIMES):
+    for _ in range(times):
         answers, taken = timed(lambda: [writer.lookup(batch, 1) for batch in batches])
         writer.release_owner(1)
         ours.append(taken)
-        bare.append(msgspec.json.decode(run(_step("bare", workdir)), type=Taken))
+        bare.append(msgspec.json.decode(run(_step("bare", workdir, times)), type=Taken))
     writer.close()
     return {
         "lookups": rates(len(names), ours),
@@ -226,7 +224,7 @@ def _sample(writer: ChainWriter, count: int) -> list[bytes]:
     return names
 
 
-def step_bare(workdir: Path) -> dict[str, Any]:
+def step_bare(workdir: Path, _times: int) -> dict[str, Any]:
     """Get the same from the same database, with nothing else to do."""
     data = (workdir / _NAMES).read_bytes()
     names = [data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES)]
@@ -240,10 +238,10 @@ def step_bare(workdir: Path) -> dict[str, Any]:
                     for name in names[first : first + _LOOKUP_BATCH]:
                         transaction.get(name)
 
-        return plain(timed(get_all)[1])
+        return as_dict(timed(get_all)[1])
 
 
-def step_mark(workdir: Path) -> dict[str, Any]:
+def step_mark(workdir: Path, _times: int) -> dict[str, Any]:
     """Mark all points, beside reading and verifying their pages."""
     writer = open_writer(workdir)
     view = View(writer._upkeep, writer._ledger.generation_id, writer._index)  # noqa: SLF001
@@ -262,13 +260,13 @@ def step_mark(workdir: Path) -> dict[str, Any]:
     return {
         "entries": entries,
         "pages": count,
-        "mark": plain(taken),
-        "pages_only": plain(pages_only),
+        "mark": as_dict(taken),
+        "pages_only": as_dict(pages_only),
         "wrong_part": wrong,
     }
 
 
-def step_give_back(workdir: Path) -> dict[str, Any]:
+def step_give_back(workdir: Path, _times: int) -> dict[str, Any]:
     """Give back what no point needs."""
     writer = open_writer(workdir)
     done, taken = timed(lambda: writer.give_back("punch", force=True))
@@ -276,10 +274,10 @@ def step_give_back(workdir: Path) -> dict[str, Any]:
     files = read_files(LocalStorage(workdir / "repository"), DIRECTORY).files
     gone_rows = sum(file.gone.count(bytes([value])) * value.bit_count() for file in files for value in range(1, 256))
     warnings = done.warnings if done is not None else []
-    return {"give_back": plain(taken), "warnings": warnings, "gone_rows": gone_rows}
+    return {"give_back": as_dict(taken), "warnings": warnings, "gone_rows": gone_rows}
 
 
-def step_point(workdir: Path) -> dict[str, Any]:
+def step_point(workdir: Path, times: int) -> dict[str, Any]:
     """Open the chain for reading, find a point, read its first page and block name."""
     storage = LocalStorage(workdir / "repository")
 
@@ -288,17 +286,17 @@ def step_point(workdir: Path) -> dict[str, Any]:
             point = reader.point(reader.points[-1].point_id)
             next(reader.leaves(point, point.disks[0]))
 
-    return {"open_point": repeated(first_leaf)}
+    return {"open_point": repeated(first_leaf, times)}
 
 
-def step_read_points(workdir: Path) -> dict[str, Any]:
+def step_read_points(workdir: Path, times: int) -> dict[str, Any]:
     """Read all points from their files."""
     storage = LocalStorage(workdir / "repository")
     count = len(read_points(storage, LIST_DIRECTORY))
-    return {"points": count, "read_points": repeated(lambda: read_points(storage, LIST_DIRECTORY))}
+    return {"points": count, "read_points": repeated(lambda: read_points(storage, LIST_DIRECTORY), times)}
 
 
-STEPS: Final[dict[str, Callable[[Path], dict[str, Any]]]] = {
+STEPS: Final[dict[str, Callable[[Path, int], dict[str, Any]]]] = {
     "open": step_open,
     "lookup": step_lookup,
     "bare": step_bare,
@@ -309,8 +307,11 @@ STEPS: Final[dict[str, Callable[[Path], dict[str, Any]]]] = {
 }
 
 
-def list_points(workdir: Path) -> dict[str, Any]:
-    """List points with the command, from the service, as JSON and as a table; beside a list of nothing."""
+def list_points(workdir: Path, times: int) -> dict[str, Any]:
+    """List points with the command, from the service, as JSON and as a table; beside a list of nothing.
+
+    CPU time is that of both, command and service.
+    """
     deployment = Deployment(workdir / "home")
     machines = workdir / "machines"
     machines.mkdir()
@@ -329,13 +330,15 @@ def list_points(workdir: Path) -> dict[str, Any]:
             "table": ("point", "list", "--job", "bench"),
             "nothing": ("session", "list", "--json"),
         }
-        taken: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(_TIMES):
+        taken: dict[str, list[Taken]] = {name: [] for name in runs}
+        for _ in range(times):
             for name, arguments in runs.items():
-                taken[name].append(timed(functools.partial(deployment.run, *arguments))[1].wall_s)
+                command = deployment.command(*arguments)
+                usage = measure(command, scratch=workdir, env=deployment.environment).usage
+                taken[name].append(Taken(usage.wall_s, usage.cpu_s))
     finally:
         deployment.close()
-    return {"points": len(listed), **{f"{name}_s": plain(spread(times)) for name, times in taken.items()}}
+    return {"points": len(listed), **{name: spreads(each) for name, each in taken.items()}}
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -352,16 +355,16 @@ def timed(work: Callable[[], T]) -> tuple[T, Taken]:
     return done, Taken(round(time.perf_counter() - started, 4), round(time.process_time() - cpu, 4))
 
 
-def repeated(work: Callable[[], object]) -> dict[str, Any]:
-    return spreads([timed(work)[1] for _ in range(_TIMES)])
+def repeated(work: Callable[[], object], times: int) -> dict[str, Any]:
+    return spreads([timed(work)[1] for _ in range(times)])
 
 
 def spreads(taken: Sequence[Taken]) -> dict[str, Any]:
-    return plain({"wall_s": spread([one.wall_s for one in taken]), "cpu_s": spread([one.cpu_s for one in taken])})
+    return as_dict({"wall_s": spread([one.wall_s for one in taken]), "cpu_s": spread([one.cpu_s for one in taken])})
 
 
 def rates(count: int, taken: Sequence[Taken]) -> dict[str, Any]:
-    return plain(
+    return as_dict(
         {
             "per_s": spread([round(count / one.wall_s) for one in taken]),
             "per_cpu_s": spread([round(count / max(one.cpu_s, 1e-4)) for one in taken]),
@@ -369,18 +372,19 @@ def rates(count: int, taken: Sequence[Taken]) -> dict[str, Any]:
     )
 
 
-def plain(value: object) -> Any:
-    return msgspec.to_builtins(value)
+def as_dict(value: object) -> dict[str, Any]:
+    figures: dict[str, Any] = msgspec.to_builtins(value)
+    return figures
 
 
-def _step(name: str, workdir: Path) -> list[str]:
-    return [sys.executable, __file__, "--step", name, "--workdir", str(workdir)]
+def _step(name: str, workdir: Path, times: int) -> list[str]:
+    return [sys.executable, __file__, "--step", name, "--workdir", str(workdir), "--times", str(times)]
 
 
-def run_steps(workdir: Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def run_steps(workdir: Path, wanted: Sequence[str], times: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of each step with the highest anonymous memory of its process."""
     for name in wanted:
-        done = measure(_step(name, workdir), scratch=workdir)
+        done = measure(_step(name, workdir, times), scratch=workdir)
         yield name, {**json.loads(done.output), "peak_bytes": done.usage.peak_memory_bytes}
 
 
@@ -393,7 +397,7 @@ def aims(figures: dict[str, Any]) -> dict[str, bool]:
         "lookups": steps["lookup"]["lookups"]["per_cpu_s"]["median"] >= LOOKUP_AIM,
         "opening a point": steps["point"]["open_point"]["wall_s"]["median"] <= POINT_AIM_S,
         "reading points": steps["read_points"]["read_points"]["wall_s"]["median"] <= LIST_AIM_S,
-        "listing points": figures["list"]["json_s"]["median"] <= LIST_AIM_S,
+        "listing points": figures["list"]["json"]["wall_s"]["median"] <= LIST_AIM_S,
     }
 
 
@@ -404,12 +408,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--files", type=int, default=20)
     parser.add_argument("--points", type=int, default=10_000, help="to list (10,000)")
     parser.add_argument("--point-files", type=int, default=100, help="in which these stand (100)")
+    parser.add_argument("--times", type=int, default=5, help="that what is short is repeated (5)")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where the chain lies for the time of it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (-: to standard output)")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.step:
-        print(json.dumps(STEPS[args.step](args.workdir)))
+        print(json.dumps(STEPS[args.step](args.workdir, args.times)))
         return 0
     prepare()
     workdir = Path(tempfile.mkdtemp(prefix="vbrbench-", dir=args.workdir or "/var/tmp"))  # noqa: S108 - large, on a disk
@@ -418,11 +423,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         storage = LocalStorage(workdir / "repository")
         _, built = timed(lambda: build(storage, args.blocks, args.files))
         build_points(storage, args.points, args.point_files)
-        figures: dict[str, Any] = {"blocks": args.blocks, "files": args.files, "built": plain(built), "steps": {}}
-        for name, step in run_steps(workdir, [name for name in STEPS if name != "bare"]):
+        figures: dict[str, Any] = {"blocks": args.blocks, "files": args.files, "built": as_dict(built), "steps": {}}
+        for name, step in run_steps(workdir, [name for name in STEPS if name != "bare"], args.times):
             figures["steps"][name] = step
             print(name, json.dumps(step), file=sys.stderr, flush=True)
-        figures["list"] = list_points(workdir)
+        figures["list"] = list_points(workdir, args.times)
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
     figures["met"] = aims(figures)

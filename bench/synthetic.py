@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
-    figures = {"file_systems": found, "met": {one["file_system"]: aims(one) for one in found}}
+    figures: dict[str, Any] = {"file_systems": found, "met": {one["file_system"]: aims(one) for one in found}}
     document = json.dumps(figures, indent=1)
     if args.json is not None and str(args.json) != "-":
         args.json.write_text(document + "\n", encoding="ascii")

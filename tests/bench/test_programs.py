@@ -90,7 +90,7 @@ def test_idle_sessions() -> None:
 
 
 def test_a_generation(tmp_path: Path) -> None:
-    size = ("--blocks", "6000", "--files", "3", "--points", "50", "--point-files", "5")
+    size = ("--blocks", "6000", "--files", "3", "--points", "50", "--point-files", "5", "--times", "1")
     figures = bench("generation", *size, "--workdir", str(tmp_path), exit_codes=(0, 1))
     steps = figures["steps"]
     assert steps["mark"]["entries"] == 3 * 6000

@@ -46,8 +46,7 @@ class Reached:
 
     def __contains__(self, digest: bytes) -> bool:
         cell, way = _KEY.unpack_from(digest, self._first)
-        bits = _BITS[way]
-        return self._cells[cell & self._mask] & bits == bits
+        return not _BITS[way] & ~self._cells[cell & self._mask]
 
 
 def mark(points: Iterable[Point], fetch: FetchPage, rows: int) -> Reached:
