@@ -285,6 +285,15 @@ class DataCorrupt(VbrError):
     hint = "A checksum or digest does not match: run 'verify' on the point and on its neighbours."
 
 
+class DamageFound(VbrError):
+    code = "damage_found"
+    exit_code = 20
+    hint = (
+        "What was found is in the session's report ('session show'). The next session of the job reads the damaged"
+        " ranges again; what its machines no longer have is lost."
+    )
+
+
 class FormatNewer(VbrError):
     code = "format_newer"
     exit_code = 14

@@ -13,11 +13,13 @@ from vbrcore.mover.control import Control
 from vbrcore.mover.intake import Intake
 from vbrcore.mover.messages import (
     CommitPoint,
+    DamageMarked,
     Ended,
     ExpectTask,
     ForgetPoints,
     Forgotten,
     KeySlotsWritten,
+    MarkDamaged,
     PointCommitted,
     PointRefused,
     Progress,
@@ -112,6 +114,8 @@ class _Target:
                 self._control.send(KeySlotsWritten(self._writer.set_key_slots(order.key_slots)))
             case ForgetPoints():
                 self._control.send(Forgotten(self._writer.forget(order.point_ids)))
+            case MarkDamaged():
+                self._control.send(DamageMarked(self._writer.mark_damaged(order.marks, order.bad_tables)))
             case Seal() | Stop():
                 return False
             case VbrError():
