@@ -51,10 +51,14 @@ JOB_FULL = Operation("job_full", "POST", "/v1/job/full", t.JobFull, t.SessionSta
 JOB_STOP = Operation("job_stop", "POST", "/v1/job/stop", t.JobStop, t.Nothing)
 JOB_SCHEDULE = Operation("job_schedule", "POST", "/v1/job/schedule", t.JobSchedule, t.JobView)
 JOB_RETENTION = Operation("job_retention", "POST", "/v1/job/retention", t.JobRetention, t.JobView)
+JOB_HEALTH = Operation("job_health", "POST", "/v1/job/health", t.JobHealth, t.JobView)
+JOB_MAP = Operation("job_map", "POST", "/v1/job/map", t.JobMap, t.JobView)
 JOB_DELETE = Operation("job_delete", "DELETE", "/v1/job", t.Remove, t.Nothing)
 
 RETENTION_PREVIEW = Operation("retention_preview", "GET", "/v1/retention", t.ByName, tuple[t.VerdictView, ...])
 RETENTION_APPLY = Operation("retention_apply", "POST", "/v1/retention/apply", t.RetentionApply, t.SessionStarted)
+
+HEALTH_CHECK = Operation("health_check", "POST", "/v1/health/check", t.HealthCheck, t.SessionStarted)
 
 SESSION_LIST = Operation("session_list", "GET", "/v1/sessions", t.SessionQuery, tuple[t.SessionView, ...])
 SESSION_SHOW = Operation("session_show", "GET", "/v1/session", t.ByName, t.SessionView)

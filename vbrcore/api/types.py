@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
-from vbrcore.model.job import Compression, Schedule
+from vbrcore.model.job import Compression, HealthSchedule, Schedule
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
 
@@ -137,6 +137,8 @@ class DiskView(msgspec.Struct, frozen=True):
 
 
 class JobCreate(msgspec.Struct, frozen=True):
+    """`map_chain`: the directory of a chain in its repository that the job goes on with."""
+
     name: str
     hypervisor: str
     repository: str
@@ -146,6 +148,7 @@ class JobCreate(msgspec.Struct, frozen=True):
     compression: Compression = "fast"
     quiesce: bool = False
     retention: Retention = Retention()
+    map_chain: str = ""
 
 
 class JobFull(msgspec.Struct, frozen=True):
@@ -211,6 +214,30 @@ class JobView(msgspec.Struct, frozen=True):
     next_run: str | None
     running: str | None
     warnings: tuple[str, ...] = ()
+    health: HealthSchedule = HealthSchedule()
+    directory: str = ""
+
+
+class HealthCheck(msgspec.Struct, frozen=True):
+    """Of all chains of a job, or of what one point reaches. `deep`: digests too, which needs the key of the chain."""
+
+    name: str
+    deep: bool = False
+    point: str = ""
+
+
+class JobHealth(msgspec.Struct, frozen=True):
+    """On which days the job's chains are checked after its session, from now on."""
+
+    name: str
+    health: HealthSchedule
+
+
+class JobMap(msgspec.Struct, frozen=True):
+    """The job goes on with the chain in this directory, relative to its repository."""
+
+    name: str
+    directory: str
 
 
 class ByName(msgspec.Struct, frozen=True):
@@ -266,6 +293,8 @@ class TaskView(msgspec.Struct, frozen=True):
 
 
 class SessionView(msgspec.Struct, frozen=True):
+    """`report`: what it found out besides its result; not in listings."""
+
     session_id: str
     job_id: str
     name: str
@@ -282,6 +311,7 @@ class SessionView(msgspec.Struct, frozen=True):
     tasks: tuple[TaskView, ...] = ()
     detail: str = ""
     place: int = 0
+    report: dict[str, Any] = {}
 
 
 class LogQuery(msgspec.Struct, frozen=True):
@@ -329,6 +359,8 @@ class PointDiskView(msgspec.Struct, frozen=True):
 
 
 class PointView(msgspec.Struct, frozen=True):
+    """`whole`: all of it can be restored, as far as is known; else `reason` says what cannot."""
+
     point_id: str
     job: str
     machine: str
@@ -337,6 +369,8 @@ class PointView(msgspec.Struct, frozen=True):
     disks: tuple[PointDiskView, ...]
     repository: str
     warnings: tuple[str, ...] = ()
+    whole: bool = True
+    reason: str = ""
 
 
 class PointDelete(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import parser, retention, values
+from vbrcore.cli import health, parser, retention, values
 from vbrcore.cli.api import job as model
 from vbrcore.cli.api import operations, types
 from vbrcore.cli.confirm import confirmed
@@ -32,6 +32,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     _add_run_and_stop(verbs)
     _add_schedule(verbs)
     _add_retention(verbs)
+    _add_map(verbs)
     delete = parser.verb(
         verbs,
         "delete",
@@ -71,6 +72,9 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument("--block-size", choices=_BLOCK_SIZES, default="1M", help="unit of dedup (%(default)s)")
     create.add_argument("--compression", choices=_COMPRESSIONS, default="fast", help="effort (%(default)s)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
+    create.add_argument(
+        "--map-chain", default="", metavar="DIR", help="go on with a chain of the repository, e.g. an imported one"
+    )
     retention.add_options(create)
 
 
@@ -132,6 +136,27 @@ def _add_retention(verbs: Nouns[Parser]) -> None:
     retention.add_options(keep)
 
 
+def _add_map(verbs: Nouns[Parser]) -> None:
+    mapping = parser.verb(
+        verbs,
+        "map",
+        _map,
+        "have a job go on with a chain of its repository, e.g. an imported one",
+        "job map nightly --directory nightly_1b2c3d4e",
+    )
+    mapping.add_argument("name", metavar="NAME")
+    mapping.add_argument("--directory", required=True, metavar="DIR", help="as 'repository import' names it")
+
+
+def _map(args: argparse.Namespace) -> int:
+    view = call(args, operations.JOB_MAP, types.JobMap(args.name, args.directory))
+    if args.json:
+        print_json(view)
+    else:
+        print(f"job {view.name} goes on with {view.directory}")
+    return 0
+
+
 def _create(args: argparse.Namespace) -> int:
     request = types.JobCreate(
         name=args.name,
@@ -143,6 +168,7 @@ def _create(args: argparse.Namespace) -> int:
         compression=args.compression,
         quiesce=args.quiesce,
         retention=retention.retention_of(args),
+        map_chain=args.map_chain,
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
 
@@ -185,6 +211,8 @@ def _show(args: argparse.Namespace) -> int:
             "quiesce": "yes" if view.quiesce else "no",
             "schedule": _when(view.schedule),
             "keeps": retention.summary(view.retention),
+            "health": health.summary(view.health),
+            "chain": view.directory,
             "next run": moment(view.next_run),
             "last result": view.last_result or "-",
             "running": view.running or "",

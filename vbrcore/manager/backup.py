@@ -11,6 +11,7 @@ from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.demands import chain_demand
 from vbrcore.manager.disks import CONFIGURATION, JobParts
+from vbrcore.manager.health import Place, report_losses
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.machine import RETRY_WAITS_S, MachineBackup
 from vbrcore.manager.report import Outcome
@@ -67,6 +68,7 @@ async def run_backup(context: Context) -> Outcome:
             await _retain(context, parts, inventory, newest_before)
         await target.seal()
         log.info("backup file sealed")
+        await report_losses(context, job, Place(repository, directory), target.running, warnings)
         return _outcome(machines, failures, target, warnings)
     finally:
         await target.kill()

@@ -20,6 +20,7 @@ from vbrcore.manager.context import Context
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.delete import run_delete
 from vbrcore.manager.events import SessionEvents
+from vbrcore.manager.health import run_health
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
 from vbrcore.manager.log import SessionLog, closing_line
@@ -45,6 +46,7 @@ RUNNERS: dict[str, Callable[[Context], Awaitable[Outcome]]] = {
     "restore": _run_restore,
     "verify": run_verify,
     "delete": run_delete,
+    "health": run_health,
     "rekey": run_rekey,
     "retention": run_retention,
     "cleanup": run_cleanup,

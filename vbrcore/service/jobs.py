@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import msgspec
+
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files
 from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, NotFound
@@ -68,7 +70,15 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         quiesce=request.quiesce,
         retention=request.retention,
     )
+    mapped = None
+    if request.map_chain:
+        from vbrcore.service.mapping import check_mapping  # noqa: PLC0415 - which stands on this module
+
+        mapped = check_mapping(catalog, repository, job, request.map_chain)
+        job = msgspec.structs.replace(job, directory=mapped.directory)
     catalog.add_job(job)
+    if mapped is not None:
+        mapped.adopt(catalog, job.job_id)
     return _view(call, job)
 
 
@@ -139,6 +149,11 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     return types.Nothing()
 
 
+def job_view(call: Call, name: str) -> types.JobView:
+    """Return a job, by name or id, as its users see it."""
+    return _view(call, find_job(call, name))
+
+
 def _view(call: Call, job: Job) -> types.JobView:
     catalog = call.service.catalog
     live = catalog.live_session_of(job.job_id)
@@ -158,6 +173,8 @@ def _view(call: Call, job: Job) -> types.JobView:
         next_run=moment(catalog.next_runs().get(job.job_id)),
         running=live.session_id if live else None,
         warnings=_warnings(call, job.schedule),
+        health=job.health,
+        directory=job.directory,
     )
 
 

@@ -67,4 +67,6 @@ def _view(call: Call, stored: StoredPoint) -> types.PointView:
         disks=tuple(types.PointDiskView(disk.name, disk.size_bytes) for disk in point.disks),
         repository=call.service.catalog.repository(stored.repository_id).name,
         warnings=point.warnings,
+        whole=not stored.damage,
+        reason=stored.damage,
     )

@@ -11,6 +11,7 @@ from vbrcore.model.ids import new_id
 from vbrcore.model.job import Job
 from vbrcore.model.session import Session, SessionKind
 from vbrcore.service.balancing import balance
+from vbrcore.service.checks import Checks
 from vbrcore.service.cleanup import Cleanup
 from vbrcore.service.configuration import Configuration
 from vbrcore.service.live import LiveStore
@@ -43,6 +44,7 @@ class Service:
         self.stopping = False
         self.ended = asyncio.Event()
         self._cleanup = Cleanup(catalog, self.managers)
+        self._checks = Checks(catalog)
         self._recovered = asyncio.Event()
         self._clean = asyncio.Event()
         self._poked = asyncio.Event()
@@ -78,6 +80,11 @@ class Service:
             self.managers.check()  # it may be one whose manager died just now
         self.managers.start(session)
         return session
+
+    def start_check(self, job: Job, *, deep: bool, point: str = "", manual: bool = True) -> Session:
+        """Start a health check of a job's chains, or of one point. As `start_session`."""
+        request: dict[str, object] = {"name": job.name, "deep": deep, "point": point}
+        return self.start_session("health", job_id=job.job_id, name=job.name, manual=manual, request=request)
 
     async def recovered(self) -> None:
         """Wait until what an earlier service left is undone: before that no command does anything else."""
@@ -131,6 +138,7 @@ class Service:
                 if now - scheduled >= _SCHEDULE_S:
                     scheduled = now
                     changed = await asyncio.to_thread(self._run_due_jobs) or changed
+                    changed = await asyncio.to_thread(self._run_due_checks) or changed
                 seen = self.catalog.data_version()
                 if poked or changed or seen != version:
                     version = seen
@@ -192,6 +200,12 @@ class Service:
             self.catalog.set_next_run(job_id, following_run(job.schedule, when, now))
             self._run_scheduled(job)
         return True
+
+    def _run_due_checks(self) -> bool:
+        """Start health checks that are due; return whether any was."""
+        if self.stopping or self._cleanup.pending:
+            return False
+        return self._checks.start_due(lambda job: self.start_check(job, deep=job.health.deep, manual=False))
 
     def _run_scheduled(self, job: Job) -> None:
         try:
