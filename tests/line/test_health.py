@@ -38,13 +38,13 @@ def chain(shared_line: Any, make_disk: Any) -> Chain:
     return Chain(line, job)
 
 
-def checked(line: Any, *args: str) -> dict[str, Any]:
+def checked(line: Any, *args: str) -> Any:
     """Return the report of a check that finds nothing."""
     summary: dict[str, Any] = line.json("health", "check", *args)
     return summary["report"]["chains"][0]
 
 
-def found(line: Any, *args: str) -> dict[str, Any]:
+def found(line: Any, *args: str) -> Any:
     """Return the report of the one chain in which a check must find damage."""
     done = line.vbr("health", "check", *args, "--json", exit_code=DamageFound.exit_code)
     summary = json.loads(done.stdout.splitlines()[-1])

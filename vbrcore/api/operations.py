@@ -34,6 +34,8 @@ REPOSITORY_SHOW = Operation("repository_show", "GET", "/v1/repository", t.ByName
 REPOSITORY_PASSPHRASE = Operation(
     "repository_passphrase", "POST", "/v1/repository/passphrase", t.RepositoryPassphrase, t.SessionStarted
 )
+REPOSITORY_IMPORT = Operation("repository_import", "POST", "/v1/repository/import", t.RepositoryImport, t.ImportView)
+REPOSITORY_RESCAN = Operation("repository_rescan", "POST", "/v1/repository/rescan", t.RepositoryRescan, t.RescanView)
 REPOSITORY_REMOVE = Operation("repository_remove", "DELETE", "/v1/repository", t.Remove, t.Nothing)
 
 SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[t.ServerView, ...])

@@ -78,6 +78,66 @@ class RepositoryView(msgspec.Struct, frozen=True):
     encrypted: bool = False
 
 
+class RepositoryImport(msgspec.Struct, frozen=True):
+    """Take a directory that holds backup files into the inventory. `key`: what its encrypted chains open with."""
+
+    name: str
+    path: str
+    slots: int | None = None
+    reserve_bytes: int | None = None
+    key: KeyFiles | None = None
+
+
+class RepositoryRescan(msgspec.Struct, frozen=True):
+    """`key`: for a repository that was imported without."""
+
+    name: str
+    key: KeyFiles | None = None
+
+
+class DamagedPoint(msgspec.Struct, frozen=True):
+    point_id: str
+    machine: str
+    reason: str
+
+
+class ChainView(msgspec.Struct, frozen=True):
+    """What the files of one chain say. `missing_files` are ids; `sealed`: encrypted, and its names are not known."""
+
+    directory: str
+    job: str
+    job_id: str
+    machines: tuple[str, ...]
+    points: int
+    whole_points: int
+    missing_files: tuple[str, ...]
+    unreadable_files: tuple[str, ...]
+    damaged_points: tuple[DamagedPoint, ...]
+    encrypted: bool
+    sealed: bool
+    warnings: tuple[str, ...]
+
+
+class ImportView(msgspec.Struct, frozen=True):
+    name: str
+    repository_id: str
+    path: str
+    chains: tuple[ChainView, ...]
+
+
+class RescanView(msgspec.Struct, frozen=True):
+    """`added`, `removed` and `moved` are ids of points; `skipped` chains are being written just now."""
+
+    name: str
+    repository_id: str
+    chains: tuple[ChainView, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    moved: tuple[str, ...]
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 class Remove(msgspec.Struct, frozen=True):
     """`confirm` is the name typed again; needed with `with_backups`, which deletes backup files."""
 

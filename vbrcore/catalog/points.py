@@ -93,6 +93,11 @@ class PointRows(Rows):
         )
         return tuple(_stored(row) for row in rows)
 
+    def has_sealed_points(self, repository_id: str) -> bool:
+        """Say whether a repository has points whose names could not be opened."""
+        sql = "SELECT 1 FROM points WHERE repository_id = ? AND json_extract(point, '$.sealed') != '' LIMIT 1"
+        return self._database.row(sql, (repository_id,)) is not None
+
     def chains_of(self, job_id: str) -> frozenset[tuple[str, str]]:
         """Return the chains that hold points of a job, as (repository id, directory)."""
         rows = self._database.rows("SELECT DISTINCT repository_id, directory FROM points WHERE job_id = ?", (job_id,))

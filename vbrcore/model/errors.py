@@ -240,6 +240,12 @@ class RepositoryExists(VbrError):
     hint = "This directory is a repository already: use 'repository import'."
 
 
+class NoBackupsFound(VbrError):
+    code = "no_backups_found"
+    exit_code = 10
+    hint = "Give the directory that holds the chains' directories with their backup files (*.vbf)."
+
+
 class RepositoryFull(VbrError):
     code = "repository_full"
     exit_code = 10

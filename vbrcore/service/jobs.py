@@ -7,7 +7,7 @@ import msgspec
 
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files
-from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, NotFound
+from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, KeyNeeded, NotFound
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import BLOCK_SIZES_BYTES, Job, Schedule
 from vbrcore.model.retention import check as check_retention
@@ -58,6 +58,8 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
     check_retention(request.retention)
     repository = find_repository(call, request.repository)
     check_can_run(repository, catalog.servers())
+    if catalog.has_sealed_points(repository.repository_id):
+        raise KeyNeeded(f"repository {repository.name} has encrypted chains: 'repository rescan' takes the passphrase")
     job = Job(
         job_id=new_id(),
         name=request.name,
