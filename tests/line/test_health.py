@@ -205,6 +205,22 @@ def test_a_missing_file_and_a_damaged_table_and_slots_are_named(chain: Chain) ->
     checked(line, chain.job, "--deep")
 
 
+def test_a_chain_of_which_nothing_is_left_is_damage_too(chain: Chain) -> None:
+    line = chain.line
+    away = line.out / "away"
+    away.mkdir()
+    for path in chain.files():
+        path.rename(away / path.name)
+    report = found(line, chain.job)
+    assert [one["point_id"] for one in report["points"]] == ids(chain)
+    assert report["files"][0]["file"] == chain.directory
+    assert not any(point["whole"] for point in line.points(chain.job))
+    for path in away.iterdir():
+        path.rename(line.repository / chain.directory / path.name)
+    checked(line, chain.job)
+    assert all(point["whole"] for point in line.points(chain.job))
+
+
 def test_a_healed_table(chain: Chain) -> None:
     line = chain.line
     (increment,) = chain.files(".inc.vbf")

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from vbrcore.catalog.catalog import StoredPoint
-from vbrcore.chain.diagnosis import CONFIGURATION, Finding, Findings, HarmedPoint
+from vbrcore.chain.diagnosis import CONFIGURATION, MOST_POINTS, Finding, Findings, HarmedPoint
+from vbrcore.model.point import Point
 from vbrcore.mover.messages import Examined
 
 _MOST_SAID = 8  # ranges in a sentence
@@ -91,6 +92,22 @@ def report_of(
         finding_count=found.finding_count,
         points=tuple(_point(one, known) for one in found.points),
         point_count=found.point_count,
+    )
+
+
+def lost_report(repository: str, directory: str, problem: str, points: Sequence[Point]) -> ChainReport:
+    """Return the report of a chain of which nothing can be read."""
+    return ChainReport(
+        repository=repository,
+        directory=directory,
+        read_bytes=0,
+        damaged_extents=0,
+        marked=0,
+        files=(FileReport(directory, problem),),
+        findings=(),
+        finding_count=0,
+        points=tuple(PointReport(one.point_id, one.machine, (), False, problem) for one in points[:MOST_POINTS]),
+        point_count=len(points),
     )
 
 

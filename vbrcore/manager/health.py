@@ -15,13 +15,13 @@ from vbrcore.chain.listing import list_chains
 from vbrcore.manager.chains import Chain
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import read_demand
-from vbrcore.manager.findings import ChainReport, damage_of, report_of, sentences
+from vbrcore.manager.findings import ChainReport, damage_of, lost_report, report_of, sentences
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.marking import mark
 from vbrcore.manager.reads import until_stopped
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.target import TargetRun
-from vbrcore.model.errors import DamageFound, InvalidValue, NotFound, ProtocolError, VbrError
+from vbrcore.model.errors import DamageFound, FormatInvalid, InvalidValue, NotFound, ProtocolError, VbrError
 from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Repository
 from vbrcore.model.job import Job
@@ -54,6 +54,9 @@ async def run_health(context: Context) -> Outcome:
     )
     errors, reports, totals = list[VbrError](), list[ChainReport](), Totals()
     for place, result in zip(places, results, strict=True):
+        if isinstance(result, FormatInvalid | NotFound):  # nothing of it can be read
+            reports.append(_lost(context, place, result))
+            continue
         if isinstance(result, VbrError):
             errors.append(result)
             continue
@@ -190,6 +193,16 @@ def _report(context: Context, place: Place, done: Examined, marked: int) -> Chai
     if place.points:  # what else is damaged was not looked for
         damage = {point_id: one.damage for point_id, one in known.items() if one.damage} | damage
     catalog.set_damage(repository.repository_id, place.directory, damage)
+    return report
+
+
+def _lost(context: Context, place: Place, error: VbrError) -> ChainReport:
+    """All that was known of a chain, or the one point that was to be checked, is not there."""
+    known = context.catalog.points_in(place.repository.repository_id, place.directory)
+    lost = [one.point for one in known if not place.points or one.point.point_id in place.points]
+    report = lost_report(place.repository.name, place.directory, str(error), lost)
+    damage = {one.point.point_id: one.damage for one in known if one.damage} | damage_of(report)
+    context.catalog.set_damage(place.repository.repository_id, place.directory, damage)
     return report
 
 

@@ -227,6 +227,8 @@ class Target:
                     raise error_from(error)
                 case Log(level=level, message=text):
                     self._log.write(level, text, kind="mover", pid=handle.pid)
+                case Progress():  # once a second, also while a new chain's key is being wrapped
+                    continue
                 case other:
                     raise ProtocolError(f"target mover said {type(other).__name__} before it was ready")
 

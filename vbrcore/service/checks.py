@@ -26,8 +26,8 @@ class Checks:
     def start_due(self, start: Callable[[Job], object]) -> bool:
         """Start the checks that are due; return whether any was."""
         started = False
-        for job in self._catalog.jobs():
-            if not job.health.days or time.monotonic() < self._not_before.get(job.job_id, 0.0) or not self._is_due(job):
+        for job in self._catalog.jobs_with_checks():
+            if time.monotonic() < self._not_before.get(job.job_id, 0.0) or not self._is_due(job):
                 continue
             try:
                 start(job)
