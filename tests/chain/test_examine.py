@@ -1,11 +1,14 @@
 """Examining a chain: damage of every kind is named with all points that have it, marked, and healed by a later run."""
 
+import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vbrcore.backupfile.codec import checksum, compress, digest
 from vbrcore.backupfile.file import open_file
+from vbrcore.backupfile.filewriter import FileWriter
 from vbrcore.backupfile.rows import HEADER_BYTES, KIND_CONFIGURATION, pack_header, pack_row, unpack_row
 from vbrcore.backupfile.slots import SLOT_OFFSETS
 from vbrcore.backupfile.tables import read_rows
@@ -171,8 +174,6 @@ def test_deep_finds_what_checksums_cannot(chain: Chain) -> None:
     forged = type(row)(row.digest, row.stored_length, row.raw_length, row.codec, row.kind, checksum(other))
     data[offset : offset + HEADER_BYTES + len(other)] = pack_header(forged) + other
     rows[number] = pack_row(forged, offset)
-    import hashlib  # noqa: PLC0415
-
     table = b"".join(rows)
     start = part.offset + HEADER_BYTES
     data[start : start + len(table)] = table
@@ -183,10 +184,6 @@ def test_deep_finds_what_checksums_cannot(chain: Chain) -> None:
 
 def _name_again(chain: Chain, name: str, sha256: bytes) -> None:
     """Write a contents list whose table has this sum."""
-    import msgspec  # noqa: PLC0415
-
-    from vbrcore.backupfile.filewriter import FileWriter  # noqa: PLC0415
-
     file = open_file(chain.storage, name)
     (part,) = file.contents.tables
     writer = FileWriter.modify(chain.storage, file, lambda: None)
@@ -314,6 +311,24 @@ def test_what_the_writer_gave_back_meanwhile_is_no_damage(chain: Chain) -> None:
             checkup.check(extent, buffer)
         assert checkup._suspects, "something was given back"
         assert checkup.diagnose().is_clean
+
+
+def test_a_file_that_was_renamed_meanwhile_is_read_all_the_same(chain: Chain) -> None:
+    """It lost its only point, and still has what the next one needs."""
+    chain.spoil(digest(FIRST[1]))
+    with ChainReader.open(chain.storage, "job") as reader:
+        checkup = Checkup(chain.storage, reader)
+        writer = kit.open_writer(chain.storage, chain.index)
+        writer.forget([chain.ids[0]])
+        writer.give_back("punch", force=True)
+        writer.seal()
+        assert any(name.endswith(".base.vbf") for name in chain.files())
+        buffer = bytearray()
+        for extent in checkup.extents():
+            checkup.check(extent, buffer)
+        diagnosis = checkup.diagnose()
+    assert named(diagnosis, only(diagnosis)) == [(0, [(BLOCK, BLOCK), (7 * BLOCK, BLOCK)], chain.ids[1:])]
+    assert only(diagnosis).file.endswith(".base.vbf")
 
 
 def test_nothing_but_damage_is_given_up_by_an_eviction_after_marking(chain: Chain) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from tests.line.test_bad_files import MIB, OTHER, SLOTS, Chain
+from tests.line.test_encryption import set_key
 from vbrcore.backupfile.file import open_file
+from vbrcore.chain.reader import ChainReader
 from vbrcore.model.errors import DamageFound
+from vbrcore.storage.local import LocalStorage
 
 
 @pytest.fixture(scope="module")
@@ -325,19 +328,13 @@ def test_encrypted_chains_are_checked_without_key_and_deep_with_it(line: Any, ma
     line.run_job()
     point = line.points()[0]
     checked(line, "nightly", "--deep")
-    chain = Chain.__new__(Chain)
+    chain = object.__new__(Chain)
     chain.line, chain.job, chain.machine = line, "nightly", line.lab / "web"
-    from vbrcore.storage.local import LocalStorage  # noqa: PLC0415
-
     chain.storage = LocalStorage(line.repository)
     chain.directory = next(path.name for path in line.repository.iterdir() if path.is_dir())
-    from vbrcore.chain.reader import ChainReader  # noqa: PLC0415
-
     with ChainReader.open(chain.storage, chain.directory) as reader:
         root = reader.points[0].disks[0].root
     chain.spoil(chain.child(root, 1))
-    from tests.line.test_encryption import set_key  # noqa: PLC0415
-
     set_key(line, "")
     line.refused("key_needed", "health", "check", "nightly", "--deep")
     report = found(line, "nightly")

@@ -2,7 +2,8 @@
 
 What makes each pair of operations on one chain safe. *Writers* are backup, retention's forget, eviction, synthetic and
 active full, compact, change of passphrase, the naming of damage that a health check found, and the target side of a
-backup copy: they are done by the process that holds the chain's lock. *Readers* are restore, verify, the source side of a copy, listing and import's look at the files.
+backup copy: they are done by the process that holds the chain's lock. *Readers* are restore, verify, the source side of
+a copy, listing and import's look at the files.
 
 | | another writer | delete | health check | restore, verify, copy from it | listing, import |
 | --- | --- | --- | --- | --- | --- |

@@ -14,6 +14,7 @@ from vbrcore.model.errors import DataCorrupt
 from vbrcore.model.point import Point
 from vbrcore.storage.port import Storage
 
+_MOST_SUSPECTS: Final = 256 * 1024  # what is bad beyond that is counted, and named by the next check
 _WHATS: Final[dict[int, What]] = {KIND_BLOCK: "block", KIND_PAGE: "page", KIND_CONFIGURATION: "configuration"}
 
 
@@ -32,6 +33,7 @@ class Checkup:
             wanted = reached_by(self._chosen(), reader).__contains__
         self._examination = Examination(storage, reader, deep=deep, wanted=wanted)
         self._suspects: list[Extent] = []
+        self._more = 0
 
     @property
     def size_bytes(self) -> int:
@@ -46,7 +48,10 @@ class Checkup:
         try:
             return self._examination.check(extent, buffer)
         except DataCorrupt:
-            self._suspects.append(extent)
+            if len(self._suspects) < _MOST_SUSPECTS:
+                self._suspects.append(extent)
+            else:
+                self._more += 1
             return extent.row.stored_length
 
     def diagnose(self) -> Diagnosis:
@@ -59,7 +64,7 @@ class Checkup:
         tables = tuple(self._examination.bad_tables)
         findings = self._findings({extent.row.digest: (extent.name, _WHATS[extent.row.kind]) for extent in bad}, tables)
         marks = tuple(Mark(extent.file_id, extent.row.digest, extent.offset) for extent in bad[:MOST_MARKS])
-        return Diagnosis(findings, marks, tables, len(bad))
+        return Diagnosis(findings, marks, tables, len(bad) + self._more)
 
     def _findings(self, bad: dict[bytes, tuple[str, What]], tables: Collection[BadTable]) -> Findings:
         files = file_problems(self._reader) + [FileProblem(table.name, table.problem) for table in tables]

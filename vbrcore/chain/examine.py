@@ -55,7 +55,8 @@ class Examination:
 
     def extents(self) -> Iterator[Extent]:
         """Yield all intact rows, file by file, window by window in the order of the file; note tables that are bad."""
-        for file in self._files:
+        for listed in self._files:
+            file = self._where_it_is(listed)
             first_row = 0
             for part in file.contents.tables:
                 problem = self._problem_of(file, part)
@@ -64,6 +65,15 @@ class Examination:
                 else:
                     yield from self._extents_of(file, part, first_row)
                 first_row += part.rows
+
+    def _where_it_is(self, file: BackupFile) -> BackupFile:
+        """Return a file as it stands now, where the chain's writer has renamed it; else as it was."""
+        try:
+            self._reader.stream(file.name)
+        except NotFound:
+            self._reader.look_again()
+            return next((now for now in self._reader.files.files if now.file_id == file.file_id), file)
+        return file
 
     def check(self, extent: Extent, buffer: bytearray) -> int:
         """Read one extent and verify its checksum, with `deep` its digest; return the bytes read.

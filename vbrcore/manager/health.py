@@ -54,8 +54,9 @@ async def run_health(context: Context) -> Outcome:
     )
     errors, reports, totals = list[VbrError](), list[ChainReport](), Totals()
     for place, result in zip(places, results, strict=True):
-        if isinstance(result, FormatInvalid | NotFound):  # nothing of it can be read
-            reports.append(_lost(context, place, result))
+        # Of what is known to be there nothing can be read; what was deleted meanwhile is not known any more.
+        if isinstance(result, FormatInvalid | NotFound) and (lost := _lost(context, place, result)) is not None:
+            reports.append(lost)
             continue
         if isinstance(result, VbrError):
             errors.append(result)
@@ -196,10 +197,12 @@ def _report(context: Context, place: Place, done: Examined, marked: int) -> Chai
     return report
 
 
-def _lost(context: Context, place: Place, error: VbrError) -> ChainReport:
-    """All that was known of a chain, or the one point that was to be checked, is not there."""
+def _lost(context: Context, place: Place, error: VbrError) -> ChainReport | None:
+    """Return the report of a chain, or of the one point to be checked, that is not there; None: nobody misses it."""
     known = context.catalog.points_in(place.repository.repository_id, place.directory)
     lost = [one.point for one in known if not place.points or one.point.point_id in place.points]
+    if not lost:
+        return None
     report = lost_report(place.repository.name, place.directory, str(error), lost)
     damage = {one.point.point_id: one.damage for one in known if one.damage} | damage_of(report)
     context.catalog.set_damage(place.repository.repository_id, place.directory, damage)
