@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.line.test_bad_files import MIB, OTHER, SLOTS, Chain
+from tests.line.test_bad_files import MIB, OTHER, SLOTS, Chain, two_points
 from tests.line.test_encryption import set_key
 from vbrcore.backupfile.file import open_file
 from vbrcore.chain.reader import ChainReader
@@ -25,20 +26,7 @@ def shared_line(shared_line: Any) -> Any:
 
 @pytest.fixture
 def chain(shared_line: Any, make_disk: Any) -> Chain:
-    """A full and an increment of a machine with two disks; the first disk's third block differs between them."""
-    line = shared_line
-    job = f"job{len(line.json('job', 'list'))}"
-    disk = make_disk(line.lab / job / "disk.raw", seed=1, data_mib=4, size_bytes=300 * MIB)
-    make_disk(line.lab / job / OTHER, seed=2, data_mib=2, size_bytes=3 * MIB)
-    line.add_job(job, machine=job)
-    line.run_job(job)
-    with disk.open("r+b") as file:
-        file.seek(2 * MIB)
-        file.write(b"changed")
-    line.run_job(job)
-    for left in line.out.iterdir():
-        left.unlink()
-    return Chain(line, job)
+    return two_points(shared_line, make_disk)
 
 
 def checked(line: Any, *args: str) -> Any:
@@ -287,23 +275,23 @@ def _wait_for_check(line: Any, job: str, count: int) -> dict[str, Any]:
 
 
 def test_a_read_only_repository_is_checked_and_its_damage_not_marked(chain: Chain) -> None:
-    if not os.geteuid():
-        pytest.skip("for root nothing is read-only but a file system that is mounted so")
+    if os.geteuid():
+        pytest.skip("only root may mount a file system")
     line = chain.line
     chain.spoil(block(chain, 1))
-    directory = line.repository / chain.directory
-    for path in directory.iterdir():
-        path.chmod(0o400)
-    directory.chmod(0o500)
+    _run("mount", "--bind", line.repository, line.repository)
     try:
+        _run("mount", "-o", "remount,ro,bind", line.repository)
         report = found(line, chain.job)
         assert (report["finding_count"], report["marked"]) == (1, 0)
-        session = line.json("session", "list", "--job", chain.job)[0]
+        session = line.session(line.json("session", "list", "--job", chain.job)[0]["session_id"])
         assert any("not marked" in warning for warning in session["warnings"])
     finally:
-        directory.chmod(0o700)
-        for path in directory.iterdir():
-            path.chmod(0o600)
+        _run("umount", "--lazy", line.repository)
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
 
 
 def test_a_check_beside_a_backup_waits_only_to_mark(chain: Chain, make_disk: Any) -> None:
