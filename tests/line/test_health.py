@@ -285,7 +285,7 @@ def test_a_read_only_repository_is_checked_and_its_damage_not_marked(chain: Chai
         report = found(line, chain.job)
         assert (report["finding_count"], report["marked"]) == (1, 0)
         session = line.session(line.json("session", "list", "--job", chain.job)[0]["session_id"])
-        assert any("not marked" in warning for warning in session["warnings"])
+        assert any("could not be marked" in warning for warning in session["warnings"])
     finally:
         _run("umount", "--lazy", line.repository)
 
