@@ -208,6 +208,7 @@ def test_a_chain_of_which_nothing_is_left_is_damage_too(chain: Chain) -> None:
     assert not any(point["whole"] for point in line.points(chain.job))
     for path in away.iterdir():
         path.rename(line.repository / chain.directory / path.name)
+    away.rmdir()
     checked(line, chain.job)
     assert all(point["whole"] for point in line.points(chain.job))
 
