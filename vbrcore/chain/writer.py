@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +13,7 @@ from vbrcore.backupfile.filewriter import FileWriter
 from vbrcore.backupfile.rows import HEADER_BYTES, KIND_PAGE, Row, check_row, pack_row, unpack_row
 from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
 from vbrcore.chain.closure import check_closure
+from vbrcore.chain.diagnosis import Mark
 from vbrcore.chain.due import Due
 from vbrcore.chain.files import LOCK_NAME, sort_points
 from vbrcore.chain.givenback import GivenBack
@@ -21,6 +22,7 @@ from vbrcore.chain.index import DedupIndex, IndexFailed
 from vbrcore.chain.keeping import compact, give_back, newest_points
 from vbrcore.chain.ledger import Ledger, Run
 from vbrcore.chain.lost import find_lost
+from vbrcore.chain.marks import mark_damaged
 from vbrcore.chain.pins import read_pins
 from vbrcore.chain.sweep import offset_of
 from vbrcore.chain.synthetic import synthetic_full
@@ -114,11 +116,11 @@ class ChainWriter:
         self._upkeep = upkeep
         self._storage = upkeep.storage
         self._chain_lock = lock
-        ledger = self._ledger = upkeep.ledger
+        self._ledger = upkeep.ledger
         self._index = upkeep.index
         self._fence = upkeep.fence
         self._readers = upkeep.readers
-        self._due = Due(upkeep.index_directory, ledger.run_number - 1)
+        self._due = Due(upkeep.index_directory, upkeep.ledger.run_number - 1)
         self._arrivals = Arrivals()
         self._commit_lock = threading.RLock()
         # Guards which file is written to (`_file`), by how many threads, and whether it is about to change.
@@ -130,15 +132,20 @@ class ChainWriter:
         self._closed = False
         self._finished_bytes = 0
         self._checkpointed_bytes = 0
-        # Where rows may be lost, no earlier point vouches for anything: each point is then walked in full.
-        self._degraded = bool(ledger.warnings)
-        self._named_damaged = [damage.digest for file in ledger.generation() for damage in file.contents.damaged]
         # Found damaged while reading: digest -> (file id, offset); and those of them that were stored anew.
         self._spoilt: dict[bytes, tuple[bytes, int]] = {}
         self._healed: dict[bytes, tuple[bytes, int]] = {}
+        self._take_stock()
+
+    def _take_stock(self) -> None:
+        """Find out what is known to be damaged or lost."""
+        generation = self._ledger.generation()
+        self._named_damaged = [damage.digest for file in generation for damage in file.contents.damaged]
+        # Where rows may be lost, no earlier point vouches for anything: each point is then walked in full.
+        self._degraded = bool(self._ledger.warnings)
         self._lost = frozenset[bytes]()
         if self._degraded:
-            points = sort_points(point for file in ledger.generation() for point in file.contents.points)
+            points = sort_points(point for file in generation for point in file.contents.points)
             self._lost = find_lost(points, self._have, self.page)
 
     @property
@@ -339,6 +346,18 @@ class ChainWriter:
             self._spoilt.clear()
             self._healed.clear()
             return done
+
+    def mark_damaged(self, marks: Iterable[Mark], bad_tables: Collection[bytes] = ()) -> int:
+        """Name extents as damaged in the lists of their files, so that the next session's sources read them again.
+
+        Extents that are not there any more are passed over. `bad_tables`: ids of files with tables that cannot be read:
+        what stands in them counts as lost from now on. Returns how many were named; `damaged` then has their digests.
+        """
+        with self._upkeeping():
+            count, warnings = mark_damaged(self._upkeep, marks, bad_tables)
+            self._ledger.warnings += warnings
+            self._take_stock()
+            return count
 
     def set_key_slots(self, key_slots: tuple[KeySlot, ...]) -> int:
         """Wrap the key of an encrypted chain like this: in all its files, and in those to come.

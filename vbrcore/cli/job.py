@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import parser, retention, upkeep, values
+from vbrcore.cli import health, parser, retention, upkeep, values
 from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.api import job as model
 from vbrcore.cli.confirm import confirmed
@@ -33,6 +33,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     _add_schedule(verbs)
     _add_retention(verbs)
     upkeep.add_verbs(verbs)
+    _add_map(verbs)
     delete = parser.verb(
         verbs,
         "delete",
@@ -76,6 +77,9 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument("--compression", choices=_COMPRESSIONS, help="effort (fast)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
     upkeep.add_options(create)
+    create.add_argument(
+        "--map-chain", default="", metavar="DIR", help="go on with a chain of the repository, e.g. an imported one"
+    )
     retention.add_options(create)
 
 
@@ -128,6 +132,27 @@ def _add_retention(verbs: Nouns[Parser]) -> None:
     retention.add_options(keep)
 
 
+def _add_map(verbs: Nouns[Parser]) -> None:
+    mapping = parser.verb(
+        verbs,
+        "map",
+        _map,
+        "have a job go on with a chain of its repository, e.g. an imported one",
+        "job map nightly --directory nightly_1b2c3d4e",
+    )
+    mapping.add_argument("name", metavar="NAME")
+    mapping.add_argument("--directory", required=True, metavar="DIR", help="as 'repository import' names it")
+
+
+def _map(args: argparse.Namespace) -> int:
+    view = call(args, operations.JOB_MAP, types.JobMap(args.name, args.directory))
+    if args.json:
+        print_json(view)
+    else:
+        print(f"job {view.name} goes on with {view.directory}")
+    return 0
+
+
 def _create(args: argparse.Namespace) -> int:
     if args.from_repository and (args.block_size or args.compression):
         raise errors.InvalidValue(
@@ -146,6 +171,7 @@ def _create(args: argparse.Namespace) -> int:
         per_machine=args.per_machine,
         fulls=upkeep.fulls_of(args),
         from_repository=args.from_repository or "",
+        map_chain=args.map_chain,
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
 
@@ -189,6 +215,8 @@ def _show(args: argparse.Namespace) -> int:
             "chains": _chains(view),
             "fulls": upkeep.summary(view.fulls),
             "upkeep": upkeep.window_summary(view.upkeep),
+            "health": health.summary(view.health),
+            "directory": view.directory,
             "next run": moment(view.next_run),
             "last result": view.last_result or "-",
             "running": view.running or "",

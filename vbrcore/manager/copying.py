@@ -94,7 +94,7 @@ async def run_copy(context: Context) -> Outcome:
         warnings=warnings.all(),
         error=(stopped or errors[0]).info() if errors else None,
         failures=len(errors),
-        report={"chains": report},
+        report={"upkeep": report},
     )
 
 

@@ -101,15 +101,17 @@ def further_disk_demand(
     )
 
 
-def read_demand(session: Session, task: Task, repository: Repository, repository_server: Server) -> Demand:
-    """A disk of a point that is restored or verified: it runs beside the repository."""
+def read_demand(
+    session: Session, task: Task, repository: Repository, repository_server: Server, *, class_rank: int = CLASS_RESTORE
+) -> Demand:
+    """A disk of a point that is restored or verified, or a chain that is examined: it runs beside the repository."""
     return Demand(
         demand_id=task.task_id,
         session_id=session.session_id,
         level="task",
         scope=task.task_id,
         created=task.created,
-        class_rank=CLASS_RESTORE,
+        class_rank=class_rank,
         manual=session.manual,
         units=(Unit(f"repository:{repository.repository_id}"),),
         choices=(Choice(repository_server.name, "", (Unit(f"host:{repository_server.server_id}"),)),),

@@ -77,6 +77,10 @@ class JobChains:
             finally:
                 await chain.kill()
 
+    def all(self) -> tuple[JobChain, ...]:
+        """Return the chains that this session has written, or was to."""
+        return tuple(self._chains.values())
+
     async def kill(self) -> None:
         for chain in self._chains.values():
             await chain.kill()

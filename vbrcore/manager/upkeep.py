@@ -64,7 +64,7 @@ async def _with_chains(context: Context, plan: Plan, work: Literal["due", "compa
             await chain.kill()
         stored_bytes += chain.target.stored_bytes
         report[chain.directory] = chain.report
-    return Outcome(totals=Totals(stored_bytes=stored_bytes), warnings=owner.warnings.all(), report={"chains": report})
+    return Outcome(totals=Totals(stored_bytes=stored_bytes), warnings=owner.warnings.all(), report={"upkeep": report})
 
 
 async def job_chains(catalog: Catalog, job: Job, repository: Repository, *, encrypted: bool) -> list[Chain]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.backupfile.contents import KeySlot
+from vbrcore.chain.diagnosis import Diagnosis, Mark
 from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.model.errors import ErrorInfo
@@ -200,6 +201,30 @@ class CopyWork(Message, frozen=True):
     encrypted: bool = False
 
 
+class ExamineWork(Message, frozen=True):
+    """Restore mover: read all that a chain stores (`point_ids`: what these reach), and say what points have lost.
+
+    `deep` recomputes digests too. `maps_only`: no block is read, only lists, tables and maps. `encrypted` as in
+    `RestoreWork`.
+    """
+
+    task_id: str
+    repository_path: str
+    repository_id: str
+    directory: str
+    point_ids: tuple[str, ...] = ()
+    deep: bool = False
+    maps_only: bool = False
+    encrypted: bool = False
+
+
+class MarkDamaged(Message, frozen=True):
+    """Target: name these extents as damaged; what stands in bad tables (ids of files) counts as lost."""
+
+    marks: tuple[Mark, ...]
+    bad_tables: tuple[bytes, ...] = ()
+
+
 class UseKey(Message, frozen=True):
     """Restore mover: the answer to `KeyWanted`."""
 
@@ -321,6 +346,20 @@ class RestoreDone(Message, frozen=True):
     damaged: tuple[tuple[int, int], ...] = ()
 
 
+class Examined(Message, frozen=True):
+    """The answer to `ExamineWork`."""
+
+    task_id: str
+    totals: Totals
+    diagnosis: Diagnosis
+
+
+class DamageMarked(Message, frozen=True):
+    """Target: the answer to `MarkDamaged`; `marks` were named that had not been so before."""
+
+    marks: int
+
+
 class Ended(Message, frozen=True):
     """The mover's last message; `stored_bytes` of a target is final."""
 
@@ -355,6 +394,8 @@ ToMover = (
     | RestoreWork
     | CopyWork
     | ReadConfiguration
+    | ExamineWork
+    | MarkDamaged
     | UseKey
     | Stop
 )
@@ -372,6 +413,8 @@ FromMover = (
     | FullMade
     | Configuration
     | RestoreDone
+    | Examined
+    | DamageMarked
     | Ended
     | Failed
     | Log

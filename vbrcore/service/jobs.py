@@ -3,10 +3,12 @@
 import time
 from pathlib import Path
 
+import msgspec
+
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files
 from vbrcore.model.days import check_days
-from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, NotFound
+from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, KeyNeeded, NotFound
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import BLOCK_SIZES_BYTES, Fulls, Job, Schedule
 from vbrcore.model.retention import check as check_retention
@@ -71,6 +73,8 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
             raise InvalidValue("a job needs a hypervisor, or (a backup copy) another repository, to take machines from")
         check_can_run(repository, catalog.servers())
         hypervisor_id = catalog.hypervisor_by_name(request.hypervisor).hypervisor_id
+    if catalog.has_sealed_points(repository.repository_id):
+        raise KeyNeeded(f"repository {repository.name} has encrypted chains: 'repository rescan' takes the passphrase")
     job = Job(
         job_id=new_id(),
         name=request.name,
@@ -86,7 +90,15 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         fulls=request.fulls,
         source_repository_id=source_id,
     )
+    mapped = None
+    if request.map_chain:
+        from vbrcore.service.mapping import check_mapping  # noqa: PLC0415 - which stands on this module
+
+        mapped = check_mapping(catalog, repository, job, request.map_chain)
+        job = msgspec.structs.replace(job, directory=mapped.directory)
     catalog.add_job(job)
+    if mapped is not None:
+        mapped.adopt(catalog, job.job_id)
     return _view(call, job)
 
 
@@ -187,6 +199,11 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     return types.Nothing()
 
 
+def job_view(call: Call, name: str) -> types.JobView:
+    """Return a job, by name or id, as its users see it."""
+    return _view(call, find_job(call, name))
+
+
 def _view(call: Call, job: Job) -> types.JobView:
     catalog = call.service.catalog
     live = catalog.live_session_of(job.job_id)
@@ -210,6 +227,8 @@ def _view(call: Call, job: Job) -> types.JobView:
         running=live.session_id if live else None,
         warnings=_warnings(call, job.schedule),
         from_repository=catalog.repository(job.source_repository_id).name if job.is_copy else "",
+        health=job.health,
+        directory=job.directory,
     )
 
 

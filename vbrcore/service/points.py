@@ -71,4 +71,6 @@ def _view(stored: StoredPoint, repository: str) -> types.PointView:
         disks=tuple(types.PointDiskView(disk.name, disk.size_bytes) for disk in point.disks),
         repository=repository,
         warnings=point.warnings,
+        whole=not stored.damage,
+        reason=stored.damage,
     )

@@ -11,6 +11,7 @@ from vbrcore.model.ids import new_id
 from vbrcore.model.job import Job
 from vbrcore.model.session import JOB_RUNS, Session, SessionKind
 from vbrcore.service.balancing import balance
+from vbrcore.service.checks import Checks
 from vbrcore.service.cleanup import Cleanup
 from vbrcore.service.configuration import Configuration
 from vbrcore.service.live import LiveStore
@@ -45,6 +46,7 @@ class Service:
         self.stopping = False
         self.ended = asyncio.Event()
         self._cleanup = Cleanup(catalog, self.managers)
+        self._checks = Checks(catalog)
         self._recovered = asyncio.Event()
         self._clean = asyncio.Event()
         self._poked = asyncio.Event()
@@ -80,6 +82,11 @@ class Service:
             self.managers.check()  # it may be one whose manager died just now
         self.managers.start(session)
         return session
+
+    def start_check(self, job: Job, *, deep: bool, point: str = "", manual: bool = True) -> Session:
+        """Start a health check of a job's chains, or of one point. As `start_session`."""
+        request: dict[str, object] = {"name": job.name, "deep": deep, "point": point}
+        return self.start_session("health", job_id=job.job_id, name=job.name, manual=manual, request=request)
 
     async def recovered(self) -> None:
         """Wait until what an earlier service left is undone: before that no command does anything else."""
@@ -133,6 +140,7 @@ class Service:
                 if now - scheduled >= _SCHEDULE_S:
                     scheduled = now
                     changed = await asyncio.to_thread(self._run_due_jobs) or changed
+                    changed = await asyncio.to_thread(self._run_due_checks) or changed
                 if now - kept >= _UPKEEP_S:
                     kept = now
                     changed = await asyncio.to_thread(self._start_upkeep) or changed
@@ -206,6 +214,12 @@ class Service:
         for job in due:
             self.start_session("upkeep", job_id=job.job_id, name=job.name, manual=False, request={"work": "due"})
         return bool(due)
+
+    def _run_due_checks(self) -> bool:
+        """Start health checks that are due; return whether any was."""
+        if self.stopping or self._cleanup.pending:
+            return False
+        return self._checks.start_due(lambda job: self.start_check(job, deep=job.health.deep, manual=False))
 
     def _run_scheduled(self, job: Job) -> None:
         try:
