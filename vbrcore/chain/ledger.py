@@ -9,7 +9,7 @@ import msgspec
 
 import vbrcore
 from vbrcore.backupfile.contents import Contents, Damage, KeySlot, TablePart
-from vbrcore.backupfile.file import BackupFile, read_slots, was_never_committed
+from vbrcore.backupfile.file import BackupFile, read_slots
 from vbrcore.backupfile.filewriter import FileWriter, new_slot
 from vbrcore.backupfile.slots import FEATURE_ENCRYPTED, FLAG_FULL, Slot
 from vbrcore.chain.files import ChainFiles, FileKind, file_names, new_name, read_files, sort_points
@@ -296,16 +296,12 @@ def _chosen_generation(found: ChainFiles, run: Run) -> bytes | None:
 
 def _clean_up(storage: Storage, found: ChainFiles, fence: Callable[[], None]) -> ChainFiles:
     """Give back what writers that died left: files never committed, and what lies behind a committed body."""
-    unreadable = []
-    for name, reason in found.unreadable:
-        if was_never_committed(storage, name):
-            fence()
-            storage.remove(name)
-        else:
-            unreadable.append((name, reason))
+    for name in found.begun:
+        fence()
+        storage.remove(name)
     for file in found.files:
         end = -(-file.slot.body_end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         if not file.slot.sealed and storage.size(file.name) > end:
             fence()
             storage.truncate(file.name, end)
-    return ChainFiles(found.files, tuple(unreadable))
+    return ChainFiles(found.files, found.unreadable)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from vbrcore.backupfile.file import was_never_committed
 from vbrcore.catalog.catalog import StoredPoint
-from vbrcore.chain.files import read_files
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.chain.reader import ChainReader
 from vbrcore.manager.chains import Chain
@@ -43,7 +41,6 @@ from vbrcore.model.inventory import Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point
 from vbrcore.model.session import Task, Totals
-from vbrcore.storage.port import Storage
 from vbrcore.storage.repository import open_repository
 
 # After these no other chain can be copied either.
@@ -275,20 +272,4 @@ def _look(source: Repository, directory: str) -> tuple[ChainIdentity, tuple[Poin
     storage = open_repository(Path(source.path), source.repository_id)
     with ChainReader.open(storage, directory) as reader:
         identity = ChainIdentity(reader.chain_id, reader.encrypted, key_slots=reader.key_slots)
-        points, seen = reader.points, reader.warnings
-    return identity, points, _lasting(storage, directory, seen) if seen else ()
-
-
-def _lasting(storage: Storage, directory: str, seen: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what is still wrong of what was seen, apart from files that a running backup has not committed yet."""
-    unreadable = read_files(storage, directory, pass_over_failed=True).unreadable
-    begun = {reason for name, reason in unreadable if _is_begun(storage, name)}
-    with ChainReader.open(storage, directory) as again:
-        return tuple(warning for warning in again.warnings if warning in seen and warning not in begun)
-
-
-def _is_begun(storage: Storage, name: str) -> bool:
-    try:
-        return was_never_committed(storage, name)
-    except NotFound:  # its writer has removed it again
-        return True
+        return identity, reader.points, reader.warnings
