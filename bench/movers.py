@@ -48,7 +48,11 @@ class Line:
         self._ready = m.Ready()
         if not self._identity.exists():
             self._identity.write_text(str(uuid.uuid4()), encoding="ascii")
-            create_repository(self.repository, self._identity.read_text(encoding="ascii"))
+            create_repository(self.repository, self.repository_id)
+
+    @property
+    def repository_id(self) -> str:
+        return self._identity.read_text(encoding="ascii")
 
     async def __aenter__(self) -> Self:
         await self._client.start_local(_JOB_ID, self._session_id)
@@ -63,7 +67,7 @@ class Line:
         await self.target.send(
             m.TargetWork(
                 repository_path=str(self.repository),
-                repository_id=self._identity.read_text(encoding="ascii"),
+                repository_id=self.repository_id,
                 reserve_bytes=0,
                 directory=_DIRECTORY,
                 job_id=_JOB_ID,
@@ -100,6 +104,15 @@ class Line:
         )
         return source
 
+    async def start_copy(self, task_id: str, source: "Line", point: Point) -> MoverHandle:
+        """Start a copying mover on the first disk of a point in another repository."""
+        endpoint = m.Endpoint(self._ready.path, os.urandom(32))
+        await self._to_target(m.ExpectTask(task_id, 1, endpoint))
+        mover = await self._client.start_mover("copy", _JOB_ID, self._session_id, task_id, "disk")
+        where = (str(source.repository), source.repository_id, _DIRECTORY, point.point_id)
+        await mover.send(m.CopyWork(task_id, *where, endpoint, disk_number=0))
+        return mover
+
     async def commit(self, done: Sequence[m.DiskDone]) -> Point:
         """Commit one point of these disks and seal the file."""
         names = [f"disk{i}" for i in range(len(done))]
@@ -131,7 +144,7 @@ class Line:
         """Restore the point's first disk to a new raw file."""
         mover = await self._client.start_mover("restore", _JOB_ID, self._session_id, "restore", output.name)
         sink = SinkSpec("images", "image", point.disks[0].size_bytes, {"path": str(output), "format": "raw"})
-        where = (str(self.repository), self._identity.read_text(encoding="ascii"), _DIRECTORY, point.point_id)
+        where = (str(self.repository), self.repository_id, _DIRECTORY, point.point_id)
         await mover.send(m.RestoreWork("restore", *where, point.disks[0].disk_id, sink))
         await expect(mover, m.RestoreDone)
         await expect(mover, m.Ended)

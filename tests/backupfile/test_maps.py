@@ -1,11 +1,14 @@
 """Map arithmetic against a list of digests."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbrcore.backupfile.codec import ZERO_DIGEST, digest
 from vbrcore.backupfile.maps import FANOUT, PAGE_BYTES, MapCursor, PageBuilder, height, leaves, split, walk
+from vbrcore.backupfile.maps import pages as walk_pages
 from vbrcore.model.errors import FormatInvalid
 
 BLOCK = 4096
@@ -41,6 +44,10 @@ def test_what_was_fed_comes_out(case: tuple[int, dict[int, bytes]]) -> None:
     for level, index, name in walk(root, blocks * BLOCK, BLOCK, pages.__getitem__):
         assert cursor.node(level, index) == name
     assert cursor.node(0, blocks + FANOUT**4) == ZERO_DIGEST
+    inner = [name for level, _, name in walk(root, blocks * BLOCK, BLOCK, pages.__getitem__) if level]
+    assert list(walk_pages(root, blocks * BLOCK, BLOCK, pages.__getitem__)) == [(name, pages[name]) for name in inner]
+    skipped = walk_pages(root, blocks * BLOCK, BLOCK, pages.__getitem__, lambda *node: node[2] in inner[1:])
+    assert [name for name, _ in skipped] == inner[:1]
 
 
 @settings(max_examples=30, deadline=None)
@@ -84,11 +91,15 @@ def test_wrong_feeding_is_refused() -> None:
         builder.add_subtree(digest(b"y"), 1)
 
 
-def test_pages_from_outside_are_checked() -> None:
+@pytest.mark.parametrize("look", [leaves, walk_pages])
+def test_pages_from_outside_are_checked(look: Callable[..., Iterator[object]]) -> None:
     name = digest(b"x")
-    with pytest.raises(FormatInvalid, match="bytes"):
-        list(leaves(name, BLOCK, BLOCK, lambda _: b"short"))
+    for blocks in (1, 300):
+        with pytest.raises(FormatInvalid, match="bytes"):
+            list(look(name, blocks * BLOCK, BLOCK, lambda _: b"short"))
+        with pytest.raises(FormatInvalid, match="beyond"):
+            list(look(name, blocks * BLOCK, BLOCK, lambda _: name * FANOUT))
     with pytest.raises(FormatInvalid, match="beyond"):
-        list(leaves(name, BLOCK, BLOCK, lambda _: name * FANOUT))
+        list(look(name, 0, BLOCK, lambda _: name * FANOUT))
     with pytest.raises(FormatInvalid, match="root"):
-        list(leaves(b"", BLOCK, BLOCK, lambda _: name * FANOUT))
+        list(look(b"", BLOCK, BLOCK, lambda _: name * FANOUT))

@@ -90,6 +90,8 @@ def test_a_repository_that_is_closed_to_writers_can_be_read() -> None:
     assert [wait.demand_id for wait in run([task("backup")], capacities=capacities).waits] == ["backup"]
     restore = msgspec.structs.replace(task("restore"), writes=False)
     assert granted(run([restore], capacities=capacities)) == ["restore"]
+    copy = msgspec.structs.replace(task("copy"), only_read=("repository:r",))
+    assert granted(run([copy], capacities=capacities)) == ["copy"]
 
 
 def test_a_first_disk_takes_machine_and_slots_together() -> None:

@@ -1,6 +1,7 @@
 """The benchmarks themselves, at a size at which they prove nothing but that they work."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,38 @@ def test_idle_sessions() -> None:
     assert sum(stage["wall_s"]["minimum"] for stage in stages) <= figures["wall_s"]["maximum"]
 
 
+def test_a_generation(tmp_path: Path) -> None:
+    size = ("--blocks", "6000", "--files", "3", "--points", "50", "--point-files", "5", "--times", "1")
+    figures = bench("generation", *size, "--workdir", str(tmp_path), exit_codes=(0, 1))
+    steps = figures["steps"]
+    assert steps["mark"]["entries"] == 3 * 6000
+    assert steps["mark"]["pages"] == 3 * (24 + 1)
+    assert steps["mark"]["wrong_part"] < 0.02
+    assert steps["lookup"]["known"] == steps["lookup"]["digests"] * 9 // 10
+    assert steps["give_back"]["warnings"] == []
+    assert steps["give_back"]["gone_rows"] > 0.9 * 3 * (2000 // 32)
+    assert figures["list"]["points"] == steps["read_points"]["points"] == 50
+    assert figures["met"]["memory"]
+
+
+@pytest.mark.parametrize("file_system", ["xfs", "ext4"])
+def test_a_synthetic_full(file_system: str, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    size = ("--blocks", "300", "--rounds", "1", "--file-system", file_system)
+    found = bench("synthetic", *size, "--workdir", str(tmp_path), exit_codes=(0, 1))["file_systems"]
+    (figures,) = found
+    assert figures["restored"]
+    assert figures["full_bytes"] > 300 * 16 * 1024
+    if file_system == "xfs":
+        assert figures["moved_bytes"] == 0
+        assert 6 <= figures["clone_calls"] < 300
+    else:
+        assert figures["moved_bytes"] > 300 * 16 * 1024
+        assert figures["clone_calls"] == 0
+    assert figures["x_ours"]["cp"]["median"] > 0
+
+
 def test_a_program_is_measured_with_what_it_leaves_behind(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from bench import process;"
@@ -103,7 +136,9 @@ def test_a_program_is_measured_with_what_it_leaves_behind(tmp_path: Path) -> Non
     assert float(done.stdout) > 0.3
 
 
-@pytest.mark.parametrize("program", ["backup", "idle_session", "memory", "movers", "limits"])
+@pytest.mark.parametrize(
+    "program", ["backup", "copying", "generation", "idle_session", "memory", "movers", "limits", "synthetic"]
+)
 def test_programs_explain_themselves(program: str) -> None:
     command = [sys.executable, str(CHECKOUT / "bench" / f"{program}.py"), "--help"]
     assert "usage" in subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

@@ -10,18 +10,24 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from vbrcore.backupfile.codec import ZERO_DIGEST, digest
+from vbrcore.backupfile.maps import walk
+from vbrcore.chain.checkup import Checkup
 from vbrcore.chain.listing import list_chains, read_points
 from vbrcore.chain.reader import ChainReader
-from vbrcore.chain.writer import ChainWriter
+from vbrcore.chain.writer import SEND, ChainWriter
 from vbrcore.model.errors import ChainLocked, InvalidValue, NotFound
+from vbrcore.model.ids import new_id
 from vbrcore.storage.capabilities import probe
 from vbrcore.storage.local import LocalStorage
 from vbrcore.testing import chain_kit as kit
 
 BLOCKS = 300
 SIZE = kit.size_of(BLOCKS)
-_TIMES = 3
+COPY = "copy"  # the directory of the chain that is copied to
+_TIMES = 2
 _PATIENCE_S = 120.0
 
 
@@ -137,25 +143,48 @@ def restore(storage: LocalStorage, _index: Path, _number: int) -> Done:
         yield {"restored": point.point_id, "digest": digest_of(read)}
 
 
-def verify(storage: LocalStorage, _index: Path, _number: int) -> Done:
-    """Check what is stored of all points, as a health check does: nothing is pinned, what is gone is no damage."""
+def health(storage: LocalStorage, _index: Path, _number: int) -> Done:
+    """Check all that the chain stores. Nothing is pinned, and what is gone meanwhile is no damage."""
     with ChainReader.open(storage, kit.DIRECTORY) as reader:
-        for point in reader.points:
-            try:
-                for _, name in reader.leaves(point, point.disks[0]):
-                    if name != ZERO_DIGEST:
-                        reader.stored(name)
-            except Exception as error:
-                if point.point_id in {one.point_id for one in read_points(storage, kit.DIRECTORY)}:
-                    raise AssertionError(f"{point.point_id} is there and not whole: {error}") from error
-                yield {"gone": point.point_id}
-            else:
-                yield {"whole": point.point_id}
+        checkup = Checkup(storage, reader, deep=True)
+        buffer = bytearray(2 * kit.BLOCK)
+        read = sum(checkup.check(extent, buffer) for extent in checkup.extents())
+        diagnosis = checkup.diagnose()
+        assert diagnosis.bad_extents == 0, diagnosis
+        assert diagnosis.is_clean, diagnosis
+        yield {"read": read}
+
+
+def copy(storage: LocalStorage, index: Path, number: int) -> Done:
+    """Copy the newest point, pinned, into another chain, as it is stored."""
+    newest = read_points(storage, kit.DIRECTORY)[-1]
+    try:
+        reader = ChainReader.open(storage, kit.DIRECTORY, newest.point_id)
+    except NotFound:
+        yield {"gone": newest.point_id}
+        return
+    with reader:
+        point = reader.point(newest.point_id)
+        writer = opened(storage, index / COPY, directory=COPY)
+        try:
+            disk = point.disks[0]
+            names = [name for _, _, name in walk(disk.root, disk.size_bytes, kit.BLOCK, reader.block)]
+            for name in (*names, point.configuration):
+                if writer.lookup([name], number)[0] == SEND:
+                    row, stored = reader.stored(name)
+                    writer.append(row, stored, number)
+            copied = writer.commit_point(
+                msgspec.structs.replace(point, point_id=new_id(), source_point_id=point.point_id)
+            )
+            yield {"copied": copied.point_id, "of": point.point_id}
+            writer.seal()
+        finally:
+            writer.close()
 
 
 def look(storage: LocalStorage, _index: Path, _number: int) -> Done:
     """List chains and points, as an import does."""
-    assert list_chains(storage) == (kit.DIRECTORY,)
+    assert kit.DIRECTORY in list_chains(storage)
     yield {"points": [point.point_id for point in read_points(storage, kit.DIRECTORY)]}
 
 
@@ -167,7 +196,8 @@ OPERATIONS: dict[str, Callable[[LocalStorage, Path, int], Done]] = {
     "synthetic_full": synthetic_full,
     "compact": compact,
     "restore": restore,
-    "verify": verify,
+    "health": health,
+    "copy": copy,
     "look": look,
 }
 

@@ -48,6 +48,10 @@ def test_two_at_once_end_well_and_lose_nothing(tmp_path: Path, one: str, other: 
     for entry in done:
         if "restored" in entry:
             assert entry["digest"] == pairs.digest_of(pairs.image(numbers[entry["restored"]]))
+        if "copied" in entry:
+            assert kit.restore(storage, entry["copied"], directory=pairs.COPY) == {
+                "d0": pairs.image(numbers[entry["of"]])
+            }
     _check(storage, tmp_path / "index", numbers, {entry["forgetting"] for entry in done if "forgetting" in entry})
 
 

@@ -44,7 +44,7 @@ def test_only_wanted_nouns_have_verbs() -> None:
 def test_machines_can_be_repeated() -> None:
     args = parse("job", "create", "n", "--hypervisor", "h", "--repository", "r", "--machine", "a*", "--machine", "b")
     assert args.machines == ["a*", "b"]
-    assert (args.block_size, args.compression, args.quiesce) == ("1M", "fast", False)
+    assert (args.block_size, args.compression, args.quiesce) == (None, None, False)
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,11 @@ def shared_line(shared_line: Any) -> Any:
 
 @pytest.fixture
 def chain(shared_line: Any, make_disk: Any) -> Chain:
+    return two_points(shared_line, make_disk)
+
+
+def two_points(line: Any, make_disk: Any) -> Chain:
     """A full and an increment of a machine with two disks; a block of the first disk is changed between them."""
-    line = shared_line
     job = f"job{len(line.json('job', 'list'))}"
     disk = make_disk(line.lab / job / "disk.raw", seed=1, data_mib=4, size_bytes=300 * MIB)
     make_disk(line.lab / job / OTHER, seed=2, data_mib=2, size_bytes=3 * MIB)

@@ -26,7 +26,7 @@ def rewrite(disk: Path, seed: int, size_bytes: int) -> None:
 
 def report(line: Any, session: dict[str, Any]) -> dict[str, Any]:
     """Return what the session did to the job's one chain; where there was nothing to be done it says nothing."""
-    chains = line.session(session["session_id"])["report"]["chains"]
+    chains = line.session(session["session_id"])["report"]["upkeep"]
     assert len(chains) <= 1
     done: dict[str, Any] = next(iter(chains.values()), {})
     return done

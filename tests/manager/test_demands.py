@@ -1,4 +1,4 @@
-from vbrcore.manager.demands import chain_demand, disk_demand, further_disk_demand, read_demand
+from vbrcore.manager.demands import chain_demand, copy_demand, disk_demand, further_disk_demand, read_demand
 from vbrcore.model.inventory import Disk, Hypervisor, Machine, Repository, Server
 from vbrcore.model.session import Session, Task
 
@@ -49,6 +49,17 @@ def test_a_restore_needs_the_repository_and_no_proxy() -> None:
     demand = read_demand(SESSION, TASK, REPOSITORY, LOCAL)
     assert demand.class_rank == 800
     assert resources(demand.choices[0].units) == ["host:s1"]
+
+
+def test_a_copy_takes_a_slot_of_both_repositories_and_only_reads_one_of_them() -> None:
+    second = Repository("r2", "second", "far", "/s", 2)
+    demand = copy_demand(SESSION, TASK, source=(REPOSITORY, LOCAL), target=(second, FAR))
+    assert demand.class_rank == 200
+    assert resources(demand.units) == ["repository:r1", "repository:r2"]
+    assert (demand.writes, demand.only_read) == (True, ("repository:r1",))
+    assert resources(demand.choices[0].units) == ["host:s1", "host:s2"]
+    beside = copy_demand(SESSION, TASK, source=(REPOSITORY, LOCAL), target=(second, LOCAL))
+    assert resources(beside.choices[0].units) == ["host:s1"]
 
 
 def test_the_chain_is_held_by_the_session() -> None:

@@ -34,6 +34,8 @@ REPOSITORY_SHOW = Operation("repository_show", "GET", "/v1/repository", t.ByName
 REPOSITORY_PASSPHRASE = Operation(
     "repository_passphrase", "POST", "/v1/repository/passphrase", t.RepositoryPassphrase, t.SessionStarted
 )
+REPOSITORY_IMPORT = Operation("repository_import", "POST", "/v1/repository/import", t.RepositoryImport, t.ImportView)
+REPOSITORY_RESCAN = Operation("repository_rescan", "POST", "/v1/repository/rescan", t.RepositoryRescan, t.RescanView)
 REPOSITORY_REMOVE = Operation("repository_remove", "DELETE", "/v1/repository", t.Remove, t.Nothing)
 
 SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[t.ServerView, ...])
@@ -54,6 +56,8 @@ JOB_RETENTION = Operation("job_retention", "POST", "/v1/job/retention", t.JobRet
 JOB_FULLS = Operation("job_fulls", "POST", "/v1/job/fulls", t.JobFulls, t.JobView)
 JOB_UPKEEP = Operation("job_upkeep", "POST", "/v1/job/upkeep", t.JobUpkeep, t.JobView)
 JOB_COMPACT = Operation("job_compact", "POST", "/v1/job/compact", t.JobCompact, t.SessionStarted)
+JOB_HEALTH = Operation("job_health", "POST", "/v1/job/health", t.JobHealth, t.JobView)
+JOB_MAP = Operation("job_map", "POST", "/v1/job/map", t.JobMap, t.JobView)
 JOB_DELETE = Operation("job_delete", "DELETE", "/v1/job", t.Remove, t.Nothing)
 
 SCHEDULE_PREVIEW = Operation(
@@ -62,6 +66,8 @@ SCHEDULE_PREVIEW = Operation(
 
 RETENTION_PREVIEW = Operation("retention_preview", "GET", "/v1/retention", t.ByName, tuple[t.VerdictView, ...])
 RETENTION_APPLY = Operation("retention_apply", "POST", "/v1/retention/apply", t.RetentionApply, t.SessionStarted)
+
+HEALTH_CHECK = Operation("health_check", "POST", "/v1/health/check", t.HealthCheck, t.SessionStarted)
 
 SESSION_LIST = Operation("session_list", "GET", "/v1/sessions", t.SessionQuery, tuple[t.SessionView, ...])
 SESSION_SHOW = Operation("session_show", "GET", "/v1/session", t.ByName, t.SessionView)

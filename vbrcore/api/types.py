@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
-from vbrcore.model.job import Compression, Fulls, Priority, Schedule, Window
+from vbrcore.model.job import Compression, Fulls, HealthSchedule, Priority, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
 
@@ -86,6 +86,66 @@ class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "clas
     rate_limit_bytes_s: int = 0
 
 
+class RepositoryImport(msgspec.Struct, frozen=True):
+    """Take a directory that holds backup files into the inventory. `key`: what its encrypted chains open with."""
+
+    name: str
+    path: str
+    slots: int | None = None
+    reserve_bytes: int | None = None
+    key: KeyFiles | None = None
+
+
+class RepositoryRescan(msgspec.Struct, frozen=True):
+    """`key`: for a repository that was imported without."""
+
+    name: str
+    key: KeyFiles | None = None
+
+
+class DamagedPoint(msgspec.Struct, frozen=True):
+    point_id: str
+    machine: str
+    reason: str
+
+
+class ChainView(msgspec.Struct, frozen=True):
+    """What the files of one chain say. `missing_files` are ids; `sealed`: encrypted, and its names are not known."""
+
+    directory: str
+    job: str
+    job_id: str
+    machines: tuple[str, ...]
+    points: int
+    whole_points: int
+    missing_files: tuple[str, ...]
+    unreadable_files: tuple[str, ...]
+    damaged_points: tuple[DamagedPoint, ...]
+    encrypted: bool
+    sealed: bool
+    warnings: tuple[str, ...]
+
+
+class ImportView(msgspec.Struct, frozen=True):
+    name: str
+    repository_id: str
+    path: str
+    chains: tuple[ChainView, ...]
+
+
+class RescanView(msgspec.Struct, frozen=True):
+    """`added`, `removed` and `moved` are ids of points; `skipped` chains are being written just now."""
+
+    name: str
+    repository_id: str
+    chains: tuple[ChainView, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    moved: tuple[str, ...]
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 class Remove(msgspec.Struct, frozen=True):
     """`confirm` is the name typed again; needed with `with_backups`, which deletes backup files."""
 
@@ -145,6 +205,10 @@ class DiskView(msgspec.Struct, frozen=True):
 
 
 class JobCreate(msgspec.Struct, frozen=True):
+    """`from_repository`: a backup copy, of points there; `hypervisor` is then empty. `map_chain`: the directory of a
+    chain in its repository that the job goes on with.
+    """
+
     name: str
     hypervisor: str
     repository: str
@@ -156,6 +220,8 @@ class JobCreate(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     per_machine: bool = False
     fulls: Fulls = Fulls()
+    from_repository: str = ""
+    map_chain: str = ""
 
 
 class JobFull(msgspec.Struct, frozen=True):
@@ -245,7 +311,7 @@ class ScheduledMoment(msgspec.Struct, frozen=True):
 class JobView(msgspec.Struct, frozen=True):
     """`next_run` is ISO 8601 in UTC, null where it cannot be foreseen; `next_reason` says why it is then.
 
-    `running` is the session that lives, or null.
+    `running` is the session that lives, or null. `from_repository`: of a backup copy, which has no hypervisor.
     """
 
     job_id: str
@@ -268,6 +334,31 @@ class JobView(msgspec.Struct, frozen=True):
     upkeep: Window = Window()
     priority: Priority = "regular"
     next_reason: str = ""
+    from_repository: str = ""
+    health: HealthSchedule = HealthSchedule()
+    directory: str = ""
+
+
+class HealthCheck(msgspec.Struct, frozen=True):
+    """Of all chains of a job, or of what one point reaches. `deep`: digests too, which needs the key of the chain."""
+
+    name: str
+    deep: bool = False
+    point: str = ""
+
+
+class JobHealth(msgspec.Struct, frozen=True):
+    """On which days the job's chains are checked after its session, from now on."""
+
+    name: str
+    health: HealthSchedule
+
+
+class JobMap(msgspec.Struct, frozen=True):
+    """The job goes on with the chain in this directory, relative to its repository."""
+
+    name: str
+    directory: str
 
 
 class ByName(msgspec.Struct, frozen=True):
@@ -323,7 +414,9 @@ class TaskView(msgspec.Struct, frozen=True):
 
 
 class SessionView(msgspec.Struct, frozen=True):
-    """`report`: what it found out or did besides, by kind; e.g. `chains`: what upkeep did, by directory."""
+    """`report`: what it found out or did besides, not in listings. `upkeep`: what was done to chains, by directory;
+    `chains`: what damage was found in each.
+    """
 
     session_id: str
     job_id: str
@@ -389,6 +482,8 @@ class PointDiskView(msgspec.Struct, frozen=True):
 
 
 class PointView(msgspec.Struct, frozen=True):
+    """`whole`: all of it can be restored, as far as is known; else `reason` says what cannot."""
+
     point_id: str
     job: str
     machine: str
@@ -397,6 +492,8 @@ class PointView(msgspec.Struct, frozen=True):
     disks: tuple[PointDiskView, ...]
     repository: str
     warnings: tuple[str, ...] = ()
+    whole: bool = True
+    reason: str = ""
 
 
 class PointDelete(msgspec.Struct, frozen=True):

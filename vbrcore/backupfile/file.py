@@ -110,8 +110,13 @@ def read_stored(reader: Reader, offset: int, row: Row, buffer: bytearray | memor
     wanted = HEADER_BYTES + row.stored_length
     if len(buffer) != row.stored_length or reader.read_into(offset, [header, buffer]) != wanted:
         raise DataCorrupt(f"the extent of {row.digest.hex()[:16]} is cut off")
+    check_stored(header, buffer, row)
+
+
+def check_stored(header: Buffer, stored: Buffer, row: Row) -> None:
+    """Raise `DataCorrupt` unless an extent's header and stored bytes are what its row says."""
     check_header(header, row)
-    if checksum(buffer) != row.checksum:
+    if checksum(stored) != row.checksum:
         raise DataCorrupt(f"the stored bytes of {row.digest.hex()[:16]} are damaged")
 
 

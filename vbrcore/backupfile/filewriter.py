@@ -65,6 +65,15 @@ class FileWriter:
         self._appender.write(offset, [pack_header(row), stored, _PADDING[: -length % ALIGNMENT_BYTES]])
         return offset
 
+    def copy_extents(self, extents: Buffer) -> int:
+        """Append whole extents as they stand, padding included, one behind the other in a file of this alignment.
+
+        Returns the offset of the first.
+        """
+        offset = self._allocate(len(extents))
+        self._write(offset, [extents])
+        return offset
+
     def clone_extents(self, source: str, source_offset: int, length: int) -> int:
         """Share whole extents that stand one behind the other in another file; return the new offset of the first.
 

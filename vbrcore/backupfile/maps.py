@@ -16,6 +16,7 @@ FANOUT: Final = 256
 PAGE_BYTES: Final = FANOUT * DIGEST_BYTES
 MAX_DISK_BYTES: Final = 1 << 62
 ZERO_PAGE: Final = bytes(PAGE_BYTES)
+_BEYOND: Final = "a map page names blocks beyond the end of its disk"
 
 FetchPage = Callable[[bytes], bytes]
 Page = tuple[bytes, bytes]  # digest, 8 KiB of content
@@ -168,12 +169,47 @@ def walk(
         if name == ZERO_DIGEST:
             continue
         if index * FANOUT**level >= blocks:
-            raise FormatInvalid("a map page names blocks beyond the end of its disk")
+            raise FormatInvalid(_BEYOND)
         if skip is not None and skip(level, index, name):
             continue
         yield level, index, name
         if level:
             stack.append(iter(list(enumerate(split(fetch(name)), index * FANOUT))))
+
+
+def pages(
+    root: bytes,
+    size_bytes: int,
+    block_size_bytes: int,
+    fetch: FetchPage,
+    skip: Callable[[int, int, bytes], bool] | None = None,
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (digest, content) of all pages in order, parents first: a walk that does not look at leaves one by one.
+
+    A page for which `skip(level, index, digest)` is true is neither yielded nor entered. Raises `FormatInvalid`.
+    """
+    blocks = block_count(size_bytes, block_size_bytes)
+    if len(root) != DIGEST_BYTES:
+        raise FormatInvalid(f"a map's root has {len(root)} bytes instead of {DIGEST_BYTES}")
+    stack = [(height(size_bytes, block_size_bytes), 0, root)]
+    while stack:
+        level, index, name = stack.pop()
+        if name == ZERO_DIGEST:
+            continue
+        left = blocks - index * FANOUT**level  # from where the page begins
+        if left <= 0:
+            raise FormatInvalid(_BEYOND)
+        if skip is not None and skip(level, index, name):
+            continue
+        content = fetch(name)
+        if level > 1:
+            below = list(enumerate(split(content), index * FANOUT))
+            stack += [(level - 1, place, child) for place, child in reversed(below)]
+        elif len(content) != PAGE_BYTES:
+            raise FormatInvalid(f"a map page has {len(content)} bytes instead of {PAGE_BYTES}")
+        elif content[left * DIGEST_BYTES :].strip(b"\0"):
+            raise FormatInvalid(_BEYOND)
+        yield name, content
 
 
 class MapCursor:

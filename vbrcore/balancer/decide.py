@@ -155,7 +155,8 @@ class _Room:
         needs = _needs(demand, choice)
         for resource in needs:
             closed = self._capacities.closed.get(resource)
-            if closed is not None and (demand.writes or not closed.to_writers):
+            writes = demand.writes and resource not in demand.only_read
+            if closed is not None and (writes or not closed.to_writers):
                 return closed
         for resource in needs:
             limit = self._capacities.limit(resource)

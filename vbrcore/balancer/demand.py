@@ -9,6 +9,7 @@ CLASS_RESTORE = 800
 CLASS_CLEANUP = 600
 CLASS_HIGH = 400
 CLASS_REGULAR = 300
+CLASS_COPY = 200
 CLASS_ARCHIVE = 100
 RANK_OPEN_MACHINE = 700
 
@@ -35,7 +36,8 @@ class Demand(msgspec.Struct, frozen=True):
 
     Levels: `chain` (scope "session"), `task` (scope = task id; with a machine's first disk `machine_units` are taken in
     the same transaction under the scope `machine_scope` and kept until that scope is released).
-    Without `choices` no proxy is needed. `created` is seconds since the epoch. `writes`: it makes a repository grow.
+    Without `choices` no proxy is needed. `created` is seconds since the epoch. `writes`: it makes a repository grow,
+    but none of those whose units are named in `only_read`.
     """
 
     demand_id: str
@@ -52,6 +54,7 @@ class Demand(msgspec.Struct, frozen=True):
     expected_bytes: int = 0
     session_started: float = 0.0
     writes: bool = True
+    only_read: tuple[str, ...] = ()
 
 
 class Grant(msgspec.Struct, frozen=True):

@@ -31,6 +31,11 @@ class JobRows(Rows):
     def jobs(self) -> tuple[Job, ...]:
         return self._all(_JOBS, "name")
 
+    def jobs_with_checks(self) -> tuple[Job, ...]:
+        """Return the jobs whose health is checked by schedule."""
+        sql = f"{_JOBS.select_sql} WHERE coalesce(json_extract(health, '$.days'), '') != '' ORDER BY name"
+        return tuple(_JOBS.struct(row) for row in self._database.rows(sql))
+
     def set_schedule(self, job_id: str, schedule: Schedule, next_run: float | None) -> None:
         sql, values = _JOBS.update_sql({"schedule": schedule})
         with self._database.write(durable=True) as connection:

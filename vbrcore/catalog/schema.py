@@ -258,6 +258,7 @@ def _add_upkeep(tables: "sqlite_utils.Database") -> None:
         ("repositories", "rate_limit_bytes_s", "INTEGER NOT NULL DEFAULT 0"),
         ("repositories", "storage_class", "TEXT NOT NULL DEFAULT ''"),
         ("sessions", "report", "TEXT NOT NULL DEFAULT '{}'"),
+        ("points", "damage", "TEXT NOT NULL DEFAULT ''"),
     ):
         tables.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
     _table(

@@ -7,7 +7,7 @@ from vbrcore.catalog.base import Rows
 from vbrcore.catalog.database import NOW
 from vbrcore.catalog.rows import RowType
 from vbrcore.model.errors import ErrorInfo, JobAlreadyRunning, LeaseLost, NotFound
-from vbrcore.model.session import JOB_RUNS, Result, Session, Task, Totals
+from vbrcore.model.session import JOB_RUNS, Result, Session, SessionKind, Task, Totals
 from vbrcore.model.times import LEASE_S
 
 _SESSIONS = RowType("sessions", Session, "session_id", nested=("totals", "warnings", "error", "request", "report"))
@@ -64,6 +64,14 @@ class SessionRows(Rows):
         state = " AND state = 'ended'" if ended else ""
         sql = f"{_SESSIONS.select_sql} WHERE job_id = ? AND {_IS_JOB_RUN}{state} ORDER BY created DESC LIMIT 1"
         found = self._database.row(sql, (job_id,))
+        return None if found is None else _SESSIONS.struct(found)
+
+    def last_session(self, job_id: str, kinds: Iterable[SessionKind]) -> Session | None:
+        """Return the newest session of these kinds of a job, be it over or not."""
+        kinds = tuple(kinds)
+        places = ", ".join("?" * len(kinds))
+        sql = f"{_SESSIONS.select_sql} WHERE job_id = ? AND kind IN ({places}) ORDER BY created DESC LIMIT 1"
+        found = self._database.row(sql, (job_id, *kinds))
         return None if found is None else _SESSIONS.struct(found)
 
     def last_results(self) -> dict[str, Result]:

@@ -1,8 +1,9 @@
 """Chains: restore points over backup files.
 
 What makes each pair of operations on one chain safe. *Writers* are backup, retention's forget, eviction, synthetic and
-active full, compact, change of passphrase and the target side of a backup copy: they are done by the process that holds
-the chain's lock. *Readers* are restore, verify, the source side of a copy, listing and import's look at the files.
+active full, compact, change of passphrase, the naming of damage that a health check found, and the target side of a
+backup copy: they are done by the process that holds the chain's lock. *Readers* are restore, verify, the source side of
+a copy, listing and import's look at the files.
 
 | | another writer | delete | health check | restore, verify, copy from it | listing, import |
 | --- | --- | --- | --- | --- | --- |

@@ -5,6 +5,7 @@ durable elsewhere; a hole is made after both slots call its rows gone. A kill in
 that is not given back, and the next time finds both: by the mark, and by what the files take.
 """
 
+import statistics
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -26,6 +27,7 @@ from vbrcore.storage.port import ALIGNMENT_BYTES
 
 MOST_POINTLESS_FILES: Final = 64
 _MERGED_AT_ONCE: Final = 16
+_MERGED_PER_MEDIAN: Final = 2
 COPY_CLASS_FILE_BYTES: Final = 64 * 1024**3
 # Class copy: this much of what lives may be dead; then the most dead files are moved, each dead to at least 20 %.
 _COPY_DEAD_PER_LIVE: Final = 0.22
@@ -103,7 +105,10 @@ class Eviction:
         if self._storage_class == "copy":
             return _most_dead(movable, sum(swept.needed_bytes for swept in self._swept.values()))
         pointless = [swept for swept in movable if not self._owned[swept.file.file_id]]
-        return _cheapest(pointless) if len(pointless) > MOST_POINTLESS_FILES else []
+        if len(pointless) <= MOST_POINTLESS_FILES:
+            return []
+        sizes = [(swept.file.contents.created, swept.live_bytes) for swept in pointless]
+        return [pointless[place] for place in oldest_small(sizes)]
 
     # --- the three ways -----------------------------------------------------------------------------
 
@@ -284,18 +289,17 @@ def _most_dead(movable: Sequence[Swept], needed_bytes: int) -> list[Swept]:
     return chosen
 
 
-def _cheapest(pointless: Sequence[Swept]) -> list[Swept]:
-    """Return the smallest of the files: as many as make the bytes moved per file that goes least, but few.
+def oldest_small(sizes: Sequence[tuple[float, int]]) -> list[int]:
+    """Return which of the files without points are merged, given what each was made at and what it holds that lives.
 
-    They become one, and no more than `MOST_POINTLESS_FILES` stay, also where many points were forgotten at once. What
-    waits decays: to move many at once saves little beyond a dozen, and moves what would be dead soon.
+    The oldest ones, as what is young still decays, and moves for nothing; those that hold at most twice as much as the
+    middle one of all, as the others are what was merged before, and everything should move once; a dozen or so, so that
+    it is long until the next time. No more than `MOST_POINTLESS_FILES` stay, also where many points went at once.
     """
-    fewest = max(2, len(pointless) - MOST_POINTLESS_FILES + 1)
-    ordered = sorted(pointless, key=lambda swept: swept.live_bytes)[: max(fewest, _MERGED_AT_ONCE)]
-    best, best_cost = len(ordered), float("inf")
-    moved_bytes = 0
-    for count, swept in enumerate(ordered, 1):
-        moved_bytes += swept.live_bytes
-        if count >= fewest and moved_bytes / (count - 1) <= best_cost:
-            best, best_cost = count, moved_bytes / (count - 1)
-    return ordered[:best]
+    fewest = len(sizes) - MOST_POINTLESS_FILES + 1
+    most_bytes = _MERGED_PER_MEDIAN * statistics.median(live_bytes for _, live_bytes in sizes)
+    small = [place for place, (_, live_bytes) in enumerate(sizes) if live_bytes <= most_bytes]
+    large = [place for place, (_, live_bytes) in enumerate(sizes) if live_bytes > most_bytes]
+    chosen = sorted(small, key=lambda place: sizes[place])[: max(_MERGED_AT_ONCE, fewest)]
+    smallest = sorted(large, key=lambda place: sizes[place][1])
+    return [*chosen, *smallest[: max(0, fewest - len(chosen))]]

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from vbrcore.backupfile.file import BackupFile, open_file
+from vbrcore.backupfile.file import BackupFile, open_file, was_never_committed
 from vbrcore.model.errors import DataCorrupt, FormatInvalid, NotFound, PermissionRefused, StorageFailed, VbrError
 from vbrcore.model.ids import short_id
 from vbrcore.model.point import Point
@@ -19,10 +19,15 @@ FileKind = Literal["full", "inc", "base"]
 
 
 class ChainFiles(msgspec.Struct, frozen=True):
-    """The readable files of a chain by rank, newest last; `unreadable` are (name, reason that names the file)."""
+    """The readable files of a chain by rank, newest last; `unreadable` are (name, reason that names the file).
+
+    `begun`: names of files that have no first commit yet: they hold nothing that counts, and a writer that lives may be
+    about to commit them.
+    """
 
     files: tuple[BackupFile, ...]
     unreadable: tuple[tuple[str, str], ...] = ()
+    begun: tuple[str, ...] = ()
 
     @property
     def newest(self) -> BackupFile | None:
@@ -63,12 +68,19 @@ def read_files(storage: Storage, directory: str, *, pass_over_failed: bool = Fal
     another can be read.
     """
     files, unreadable = [], []
+    begun: dict[str, str] = {}
     failure: VbrError | None = None
     for name in file_names(storage, directory):
         try:
             files.append(open_file(storage, name))
         except (FormatInvalid, DataCorrupt) as error:
-            unreadable.append((name, str(error)))
+            found = _second_look(storage, name)
+            if isinstance(found, BackupFile):
+                files.append(found)
+            elif found:
+                begun[name] = str(error)
+            else:
+                unreadable.append((name, str(error)))
         except (StorageFailed, PermissionRefused) as error:
             if not pass_over_failed:
                 raise
@@ -78,7 +90,21 @@ def read_files(storage: Storage, directory: str, *, pass_over_failed: bool = Fal
             continue
     if failure is not None and not files:
         raise failure
-    return ChainFiles(tuple(sorted(files, key=lambda file: file.rank)), tuple(unreadable))
+    chain = ChainFiles(tuple(sorted(files, key=lambda file: file.rank)), tuple(unreadable), tuple(begun))
+    if begun and chain.missing():
+        # One of them may be a file whose beginning was lost: nobody must take it for nothing.
+        return msgspec.structs.replace(chain, unreadable=(*unreadable, *begun.items()), begun=())
+    return chain
+
+
+def _second_look(storage: Storage, name: str) -> BackupFile | bool:
+    """Look at a file that could not be opened: it may have been committed just now, or not at all (True) yet."""
+    try:
+        return was_never_committed(storage, name) or open_file(storage, name)
+    except (FormatInvalid, DataCorrupt, StorageFailed, PermissionRefused):
+        return False
+    except NotFound:  # removed by the chain's writer meanwhile
+        return True
 
 
 def new_name(storage: Storage, directory: str, session_id: str, created: float, kind: FileKind) -> str:

@@ -9,11 +9,11 @@ import msgspec
 
 import vbrcore
 from vbrcore.backupfile.contents import Contents, Damage, KeySlot, TablePart
-from vbrcore.backupfile.file import BackupFile, read_slots, was_never_committed
+from vbrcore.backupfile.file import BackupFile, read_slots
 from vbrcore.backupfile.filewriter import FileWriter, new_slot
 from vbrcore.backupfile.slots import FEATURE_ENCRYPTED, FLAG_FULL, Slot
 from vbrcore.chain.files import ChainFiles, FileKind, file_names, new_name, read_files, sort_points
-from vbrcore.model.errors import FormatInvalid, KeyNeeded, WriterReplaced
+from vbrcore.model.errors import ChainDiffers, FormatInvalid, KeyNeeded, WriterReplaced
 from vbrcore.model.foreign import NUMBERS_END
 from vbrcore.model.point import Point
 from vbrcore.storage.port import ALIGNMENT_BYTES, Storage
@@ -26,8 +26,8 @@ class Run(msgspec.Struct, frozen=True):
     """Who writes: the session and the job (`machine_id` and `machine` only for a chain of one machine).
 
     `encrypt`: a chain that begins now is an encrypted one. `new_generation`: an active full, which is also made where
-    the generation that is there was begun before `fresh_after`. Names of encrypted chains
-    are empty or hidden here.
+    the generation that is there was begun before `fresh_after`. `chain_id`: what the chain's must be (empty: any).
+    Names of encrypted chains are empty or hidden here.
     """
 
     session_id: str
@@ -40,6 +40,7 @@ class Run(msgspec.Struct, frozen=True):
     encrypt: bool = False
     new_generation: bool = False
     fresh_after: float = 0.0
+    chain_id: bytes = b""
 
 
 class Ledger:
@@ -65,7 +66,9 @@ class Ledger:
         self._own_ids: set[bytes] = set()
         newest = max(found.files, key=lambda file: file.age, default=None)
         self.is_new = newest is None
-        self.chain_id = newest.slot.chain_id if newest else uuid.uuid4().bytes
+        self.chain_id = newest.slot.chain_id if newest else run.chain_id or uuid.uuid4().bytes
+        if run.chain_id not in {b"", self.chain_id}:
+            raise ChainDiffers(f"{directory} holds another chain than the one that it is to be a copy of")
         self.encrypted = newest.slot.encrypted if newest else run.encrypt
         self.key_slots: tuple[KeySlot, ...] = newest.contents.key_slots if newest else ()
         self.unreadable = tuple(reason for _, reason in found.unreadable)
@@ -152,8 +155,14 @@ class Ledger:
         return points[-1] if points else None
 
     def numbered(self, point: Point) -> Point:
-        """Return the point with the next sequence and its kind."""
+        """Return the point with its sequence and its kind: the next one, but a copied point keeps that of its source.
+
+        So the copies of a chain stand in its order, whenever each was made.
+        """
         kind = "full" if self.previous(point) is None else "increment"
+        keeps = point.source_point_id and point.sequence > 0
+        if keeps and all(other.sequence != point.sequence for other in self.points()):
+            return msgspec.structs.replace(point, kind=kind)
         return msgspec.structs.replace(point, sequence=self._last_sequence + 1, kind=kind)
 
     def new_file(self, kind: FileKind = "inc") -> FileWriter:
@@ -287,16 +296,12 @@ def _chosen_generation(found: ChainFiles, run: Run) -> bytes | None:
 
 def _clean_up(storage: Storage, found: ChainFiles, fence: Callable[[], None]) -> ChainFiles:
     """Give back what writers that died left: files never committed, and what lies behind a committed body."""
-    unreadable = []
-    for name, reason in found.unreadable:
-        if was_never_committed(storage, name):
-            fence()
-            storage.remove(name)
-        else:
-            unreadable.append((name, reason))
+    for name in found.begun:
+        fence()
+        storage.remove(name)
     for file in found.files:
         end = -(-file.slot.body_end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         if not file.slot.sealed and storage.size(file.name) > end:
             fence()
             storage.truncate(file.name, end)
-    return ChainFiles(found.files, tuple(unreadable))
+    return ChainFiles(found.files, found.unreadable)

@@ -48,4 +48,6 @@ def delete_chain_files(storage: Storage, directory: str) -> None:
         storage.remove(f"{directory}/{LOCK_NAME}")
     finally:
         lock.release()
-    storage.remove_directory(directory)
+    while directory:  # and what is left empty above it
+        storage.remove_directory(directory)
+        directory = directory.rpartition("/")[0]

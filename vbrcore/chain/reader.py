@@ -1,13 +1,13 @@
 """Reading a chain without lock or index: its sorted tables are searched as they are."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
-from vbrcore.backupfile.contents import KeySlot, is_gone
+from vbrcore.backupfile.contents import Damage, KeySlot, is_gone
 from vbrcore.backupfile.file import BackupFile, content_of, locate, read_stored
 from vbrcore.backupfile.maps import leaves
 from vbrcore.backupfile.rows import KIND_PAGE, Row, unpack_row
@@ -22,6 +22,7 @@ from vbrcore.storage.port import Storage
 
 if TYPE_CHECKING:
     from vbrcore.backupfile.encryption import ChainKey, ExtentOpener
+    from vbrcore.storage.port import Reader
 
 # Up to this many rows the tables are read into memory (about 250 bytes a row) when the first digest is looked up.
 _LOADED_ROWS: Final = 128 * 1024
@@ -45,12 +46,13 @@ class ChainReader:
 
     def __init__(self, storage: Storage, directory: str, found: ChainFiles) -> None:
         self._storage = storage
-        self._directory = directory
+        self.directory = directory
         # All files ever found, so that a location stays what it is; those from `_first` on are what there is now.
         self._files = list(found.files)
         self._first = 0
         self._found = found
         self._readers = Readers(storage)
+        self._known_damage: Mapping[bytes, Sequence[Damage]] = {}
         self._damaged = _damage_of(found)
         self._load_lock = threading.RLock()
         self._loaded: dict[bytes, tuple[int, bytes]] | None = None
@@ -83,11 +85,11 @@ class ChainReader:
         where = next(f for f in self._found.files for p in f.contents.points if p.point_id == point_id)
         point = next(point for point in self.points if point.point_id == point_id)
         try:
-            self._pin = Pin.make(self._storage, self._directory, Pinned(point, where.slot.generation_id.hex()))
+            self._pin = Pin.make(self._storage, self.directory, Pinned(point, where.slot.generation_id.hex()))
         except RepositoryReadOnly:
             return
         except RepositoryFull:
-            self._warnings.append(f"{self._directory}: no room for a pin; the point may go while it is read")
+            self._warnings.append(f"{self.directory}: no room for a pin; the point may go while it is read")
             return
         self._look_again()
         self.point(point_id)
@@ -120,7 +122,27 @@ class ChainReader:
     @property
     def damaged(self) -> frozenset[bytes]:
         """Digests that the chain names as damaged and that have no other row."""
-        return frozenset(digest for digest, _ in self._damaged if self._find(digest) is None)
+        return frozenset(digest for _, digest, _ in self._damaged if self._find(digest) is None)
+
+    @property
+    def files(self) -> ChainFiles:
+        """What the files said when they were last looked at."""
+        with self._load_lock:
+            return self._found
+
+    def stream(self, name: str) -> "Reader":
+        """Return a file of the chain, open until `close`. Raises `NotFound` and what else the storage raises."""
+        return self._readers.get(name)
+
+    def look_again(self) -> None:
+        """Read what the files say now: the chain's writer may have moved, renamed and removed some."""
+        self._look_again()
+
+    def set_damage(self, damage: Mapping[bytes, Sequence[Damage]]) -> None:
+        """Take these extents for damaged as well, by file id, until the reader is closed."""
+        with self._load_lock:
+            self._known_damage = damage
+        self._look_again()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -131,11 +153,12 @@ class ChainReader:
         """Return one point, with its true names after `unlock`. Raises `NotFound`, `DataCorrupt`."""
         for point in self.points:
             if point.point_id == point_id:
-                return self._opened(point)
+                return self.opened(point)
         because = f" ({'; '.join(self._warnings)})" if self._warnings else ""
-        raise NotFound(f"there is no point {point_id} in {self._directory}{because}")
+        raise NotFound(f"there is no point {point_id} in {self.directory}{because}")
 
-    def _opened(self, point: Point) -> Point:
+    def opened(self, point: Point) -> Point:
+        """Return a point of the chain with its true names after `unlock`. Raises `DataCorrupt`."""
         if self._chain_key is None:
             return point
         from vbrcore.backupfile.sealedpoints import open_point  # noqa: PLC0415 - only where a chain is encrypted
@@ -171,6 +194,23 @@ class ChainReader:
         row, offset = locate(self._files[file], packed)
         return Location(file, offset, row)
 
+    def places(self, digest: bytes) -> Iterator[Location]:
+        """Yield every place of an intact extent of `digest`: another file may have what is damaged in one.
+
+        Raises `FormatInvalid`, and `NotFound` where a file was removed meanwhile.
+        """
+        with self._load_lock:
+            files, first, damaged = self._found.files, self._first, self._damaged
+        for place, file in enumerate(files):
+            found = self._search(digest, [file], first + place, damaged)
+            if found is not None:
+                row, offset = unpack_row(found[1])
+                yield Location(found[0], offset, row)
+
+    def name_of(self, location: Location) -> str:
+        """Return the name of the file that a location is in."""
+        return self._files[location.file].name
+
     def read_stored(self, location: Location, buffer: bytearray | memoryview) -> None:
         """Fill `buffer` (exactly `row.stored_length` bytes) and verify header and checksum. Raises `DataCorrupt`.
 
@@ -201,7 +241,7 @@ class ChainReader:
 
     def _look_again(self) -> None:
         """Read what the files say now."""
-        found = _read(self._storage, self._directory)
+        found = _with_damage(_read(self._storage, self.directory), self._known_damage)
         with self._load_lock:
             self._first = len(self._files)
             self._files += found.files
@@ -224,7 +264,7 @@ class ChainReader:
         location = self.find(digest)
         if location is None:
             because = f" ({'; '.join(self._warnings)})" if self._warnings else ""
-            raise BlocksMissing(f"there is no intact extent of {digest.hex()} in {self._directory}{because}")
+            raise BlocksMissing(f"there is no intact extent of {digest.hex()} in {self.directory}{because}")
         buffer = bytearray(location.row.stored_length)
         self.read_stored(location, buffer)
         return location.row, buffer
@@ -269,7 +309,7 @@ class ChainReader:
             first_row += part.rows
 
     def _search(
-        self, digest: bytes, files: Sequence[BackupFile], first: int, known: set[tuple[bytes, int]]
+        self, digest: bytes, files: Sequence[BackupFile], first: int, known: set[tuple[bytes, bytes, int]]
     ) -> tuple[int, bytes] | None:
         for number, file in enumerate(files, first):
             reader = self._readers.get(file.name)
@@ -278,7 +318,7 @@ class ChainReader:
                 hit = search(reader, part, digest)
                 if hit is not None:
                     position, packed = hit
-                    damaged = (digest, unpack_row(packed)[1]) in known
+                    damaged = (file.file_id, digest, unpack_row(packed)[1]) in known
                     if not damaged and not is_gone(file.gone, first_row + position):
                         return number, packed
                 first_row += part.rows
@@ -294,5 +334,15 @@ def _read(storage: Storage, directory: str) -> ChainFiles:
     return found
 
 
-def _damage_of(found: ChainFiles) -> set[tuple[bytes, int]]:
-    return {(damage.digest, damage.offset) for file in found.files for damage in file.contents.damaged}
+def _with_damage(found: ChainFiles, damage: Mapping[bytes, Sequence[Damage]]) -> ChainFiles:
+    if not damage:
+        return found
+    files = []
+    for file in found.files:
+        named = (*file.contents.damaged, *damage.get(file.file_id, ()))
+        files.append(msgspec.structs.replace(file, contents=msgspec.structs.replace(file.contents, damaged=named)))
+    return msgspec.structs.replace(found, files=tuple(files))
+
+
+def _damage_of(found: ChainFiles) -> set[tuple[bytes, bytes, int]]:
+    return {(file.file_id, damage.digest, damage.offset) for file in found.files for damage in file.contents.damaged}

@@ -5,19 +5,22 @@ from itertools import islice
 from typing import Final
 
 from vbrcore.backupfile.codec import DIGEST_BYTES
-from vbrcore.backupfile.file import BackupFile, locate, read_stored
+from vbrcore.backupfile.file import BackupFile, check_stored, locate, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
-from vbrcore.backupfile.rows import HEADER_BYTES, pack_row
+from vbrcore.backupfile.rows import HEADER_BYTES, Row, pack_row
 from vbrcore.chain.files import FileKind
 from vbrcore.chain.index import DedupIndex
 from vbrcore.chain.sweep import extent_bytes, offset_of
 from vbrcore.chain.upkeep import Upkeep, sealed_tables
-from vbrcore.model.errors import CapabilityMissing
+from vbrcore.model.errors import CapabilityMissing, DataCorrupt
 from vbrcore.model.point import Point
 
-# So many rows are sorted by place at a time, and committed: what was moved up to then is not moved again after a kill.
+# So many rows are committed at a time: what was moved up to then is not moved again after a kill.
 STEP_ROWS: Final = 64 * 1024
+# So many are sorted by place at a time (about 110 bytes each): neighbours are shared by one call, copied by one read.
+_SORTED_ROWS: Final = 256 * 1024
 _MOST_SHARED_BYTES: Final = 256 * 1024 * 1024
+_MOST_COPIED_BYTES: Final = 1024 * 1024
 
 
 class Transplant:
@@ -34,20 +37,21 @@ class Transplant:
         self._clone = clone
         self._file: FileWriter | None = None
         self._rows: dict[bytes, bytes] = {}
+        self._buffer = bytearray(_MOST_COPIED_BYTES)
         self.files: list[bytes] = []  # ids
         self.moved_bytes = 0
         self.clone_calls = 0
 
     def move(self, source: BackupFile, rows: Iterable[bytes]) -> None:
-        """Take the extents of these rows over from `source`. Raises `DataCorrupt`; nothing of it is committed then.
+        """Take the extents of these rows over from `source`. Raises `DataCorrupt`; what was committed before stays.
 
         They are read in the order in which they stand there, as far as memory allows.
         """
         rows = iter(rows)
-        while step := sorted(islice(rows, STEP_ROWS), key=offset_of):
-            for run in _neighbours(step, source):
+        while step := sorted(islice(rows, _SORTED_ROWS), key=offset_of):
+            for run in _neighbours(step, source, _MOST_SHARED_BYTES if self._clone else _MOST_COPIED_BYTES):
                 self._move_run(source, run)
-            self._commit_if_due()
+                self._commit_if_due()
 
     def move_in_order(self, located: Iterable[tuple[BackupFile, bytes]]) -> None:
         """Copy extents of several files one by one, in the order given."""
@@ -96,16 +100,35 @@ class Transplant:
                 self._clone = False
             else:
                 self.clone_calls += 1
-                for packed in run:
-                    self._rows[packed[:DIGEST_BYTES]] = _placed(packed, offset_of(packed) - start + offset)
+                self._note_run(run, offset - start)
                 return
-        reader = self._upkeep.readers.get(source.name)
+        self._upkeep.pace(length)
+        if length <= _MOST_COPIED_BYTES and source.slot.alignment_bytes == file.file.slot.alignment_bytes:
+            self._note_run(run, self._copy_run(source, located, (start, length), file) - start)
+            return
         for row, place in located:
             stored = bytearray(row.stored_length)
-            read_stored(reader, place, row, stored)
-            self._upkeep.pace(row.stored_length)
+            read_stored(self._upkeep.readers.get(source.name), place, row, stored)
             self._rows[row.digest] = pack_row(row, file.write_extent(row, stored))
             self.moved_bytes += HEADER_BYTES + row.stored_length
+
+    def _copy_run(
+        self, source: BackupFile, located: Sequence[tuple[Row, int]], span: tuple[int, int], file: FileWriter
+    ) -> int:
+        """Copy the extents of a span by one read and one write, each verified in between; return where they begin."""
+        start, length = span
+        extents = memoryview(self._buffer)[:length]
+        if self._upkeep.readers.get(source.name).read_into(start, [extents]) != length:
+            raise DataCorrupt(f"{source.name}: the extents at {start} are cut off")
+        for row, place in located:
+            header, end = place - start, place - start + HEADER_BYTES + row.stored_length
+            check_stored(extents[header : header + HEADER_BYTES], extents[header + HEADER_BYTES : end], row)
+            self.moved_bytes += HEADER_BYTES + row.stored_length
+        return file.copy_extents(extents)
+
+    def _note_run(self, run: Sequence[bytes], shift: int) -> None:
+        for packed in run:
+            self._rows[packed[:DIGEST_BYTES]] = _placed(packed, offset_of(packed) + shift)
 
     def _open_file(self, length: int) -> FileWriter:
         if self._file is not None and not self._file.has_room(length, self._upkeep.file_limit_bytes):
@@ -141,19 +164,20 @@ class Transplant:
         self._rows = {}
 
 
-def _neighbours(rows: Sequence[bytes], file: BackupFile) -> Iterator[list[bytes]]:
-    """Yield runs of rows, sorted by offset, whose extents stand one behind the other."""
+def _neighbours(rows: Sequence[bytes], file: BackupFile, most_bytes: int) -> Iterator[list[bytes]]:
+    """Yield runs of rows, sorted by offset, whose extents stand one behind the other: one, or `most_bytes` at most."""
     run: list[bytes] = []
     end = start = 0
     for row in rows:
         offset = offset_of(row)
-        if run and (offset != end or offset - start >= _MOST_SHARED_BYTES):
+        after = offset + extent_bytes(row, file)
+        if run and (offset != end or after - start > most_bytes):
             yield run
             run = []
         if not run:
             start = offset
         run.append(row)
-        end = offset + extent_bytes(row, file)
+        end = after
     if run:
         yield run
 

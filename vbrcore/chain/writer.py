@@ -2,17 +2,18 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer
+from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer, digest
 from vbrcore.backupfile.contents import Damage, KeySlot
 from vbrcore.backupfile.file import BackupFile, content_of, locate, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
 from vbrcore.backupfile.rows import HEADER_BYTES, KIND_PAGE, Row, check_row, pack_row, unpack_row
 from vbrcore.chain.arrivals import HAVE, SEND, WAIT, Arrivals
 from vbrcore.chain.closure import check_closure
+from vbrcore.chain.diagnosis import Mark
 from vbrcore.chain.due import Due
 from vbrcore.chain.files import LOCK_NAME, sort_points
 from vbrcore.chain.givenback import GivenBack
@@ -21,6 +22,7 @@ from vbrcore.chain.index import DedupIndex, IndexFailed
 from vbrcore.chain.keeping import compact, give_back, newest_points
 from vbrcore.chain.ledger import Ledger, Run
 from vbrcore.chain.lost import find_lost
+from vbrcore.chain.marks import mark_damaged
 from vbrcore.chain.pins import read_pins
 from vbrcore.chain.sweep import offset_of
 from vbrcore.chain.synthetic import synthetic_full
@@ -64,16 +66,18 @@ class ChainWriter:
         new_generation: bool = False,
         fresh_after: float = 0.0,
         pace: Callable[[int], None] = lambda _: None,
+        chain_id: bytes = b"",
     ) -> Self:
         """Take the chain's lock, read what its files say and bring the index up to date.
 
         `machine_id` and `machine` only for a chain of one machine. `encrypt`: where the chain has no files yet, it is
         an encrypted one; `set_key_slots` then comes before everything that writes. `new_generation`: an active full,
         that refers to nothing older; a retry in the same session goes on with it. It is also made where the generation
-        that is there was begun before `fresh_after`. `fence` is called before each write and raises when this process
-        was cut off; `pace` before what upkeep copies, with its length.
+        that is there was begun before `fresh_after`. `chain_id`: a chain that begins has this one, and one that is
+        there must have it (empty: any). `fence` is called before each write and raises when this process was cut off;
+        `pace` before what upkeep copies, with its length.
 
-        Raises `ChainLocked`, `FormatNewer`, and what the storage raises.
+        Raises `ChainLocked`, `ChainDiffers`, `FormatNewer`, and what the storage raises.
         """
         fence()
         run = Run(
@@ -87,14 +91,16 @@ class ChainWriter:
             encrypt,
             new_generation,
             fresh_after,
+            chain_id,
         )
         lock = storage.lock(f"{directory}/{LOCK_NAME}")
         try:
             ledger = Ledger(storage, directory, run, fence)
-            index = DedupIndex(Path(index_directory) / ledger.chain_id.hex(), ledger.generation_id)
+            # By its place too: a copy has its source's id, and both may be in one repository.
+            where = Path(index_directory) / f"{ledger.chain_id.hex()}-{digest(directory.encode()).hex()[:16]}"
+            index = DedupIndex(where, ledger.generation_id)
             try:
                 ledger.warnings += index.update(storage, ledger.generation())
-                where = Path(index_directory) / ledger.chain_id.hex()
                 upkeep = Upkeep(
                     storage, directory, ledger=ledger, index=index, fence=fence, index_directory=where, pace=pace
                 )
@@ -110,11 +116,11 @@ class ChainWriter:
         self._upkeep = upkeep
         self._storage = upkeep.storage
         self._chain_lock = lock
-        ledger = self._ledger = upkeep.ledger
+        self._ledger = upkeep.ledger
         self._index = upkeep.index
         self._fence = upkeep.fence
         self._readers = upkeep.readers
-        self._due = Due(upkeep.index_directory, ledger.run_number - 1)
+        self._due = Due(upkeep.index_directory, upkeep.ledger.run_number - 1)
         self._arrivals = Arrivals()
         self._commit_lock = threading.RLock()
         # Guards which file is written to (`_file`), by how many threads, and whether it is about to change.
@@ -126,15 +132,20 @@ class ChainWriter:
         self._closed = False
         self._finished_bytes = 0
         self._checkpointed_bytes = 0
-        # Where rows may be lost, no earlier point vouches for anything: each point is then walked in full.
-        self._degraded = bool(ledger.warnings)
-        self._named_damaged = [damage.digest for file in ledger.generation() for damage in file.contents.damaged]
         # Found damaged while reading: digest -> (file id, offset); and those of them that were stored anew.
         self._spoilt: dict[bytes, tuple[bytes, int]] = {}
         self._healed: dict[bytes, tuple[bytes, int]] = {}
+        self._take_stock()
+
+    def _take_stock(self) -> None:
+        """Find out what is known to be damaged or lost."""
+        generation = self._ledger.generation()
+        self._named_damaged = [damage.digest for file in generation for damage in file.contents.damaged]
+        # Where rows may be lost, no earlier point vouches for anything: each point is then walked in full.
+        self._degraded = bool(self._ledger.warnings)
         self._lost = frozenset[bytes]()
         if self._degraded:
-            points = sort_points(point for file in ledger.generation() for point in file.contents.points)
+            points = sort_points(point for file in generation for point in file.contents.points)
             self._lost = find_lost(points, self._have, self.page)
 
     @property
@@ -335,6 +346,18 @@ class ChainWriter:
             self._spoilt.clear()
             self._healed.clear()
             return done
+
+    def mark_damaged(self, marks: Iterable[Mark], bad_tables: Collection[bytes] = ()) -> int:
+        """Name extents as damaged in the lists of their files, so that the next session's sources read them again.
+
+        Extents that are not there any more are passed over. `bad_tables`: ids of files with tables that cannot be read:
+        what stands in them counts as lost from now on. Returns how many were named; `damaged` then has their digests.
+        """
+        with self._upkeeping():
+            count, warnings = mark_damaged(self._upkeep, marks, bad_tables)
+            self._ledger.warnings += warnings
+            self._take_stock()
+            return count
 
     def set_key_slots(self, key_slots: tuple[KeySlot, ...]) -> int:
         """Wrap the key of an encrypted chain like this: in all its files, and in those to come.

@@ -86,7 +86,7 @@ def conclude(view: types.SessionView, *, as_json: bool, stdout_is_data: bool = F
 
 
 def summary(view: types.SessionView) -> dict[str, object]:
-    """What a program is told at the end."""
+    """What a program is told at the end. A report stands in it where there is one."""
     return {
         "session_id": view.session_id,
         "job_id": view.job_id,
@@ -95,7 +95,7 @@ def summary(view: types.SessionView) -> dict[str, object]:
         "transferred_bytes": view.totals.transferred_bytes,
         "stored_bytes": view.totals.stored_bytes,
         "duration_s": round(view.duration_s, 3),
-    }
+    } | ({"report": view.report} if view.report else {})
 
 
 class Interrupts:
@@ -145,9 +145,9 @@ def _reporter(*, as_json: bool) -> Reporter:
 
 
 def _failure(view: types.SessionView) -> errors.ErrorInfo:
-    """Say why: a backup that failed is `session_failed`; sessions of one purpose end with their own error."""
+    """Say why: a job's run that failed is `session_failed`; sessions of one purpose end with their own error."""
     first = view.error or next((task.error for task in view.tasks if task.error is not None), None)
-    if view.kind != "backup" and first is not None:
+    if view.kind not in {"backup", "copy"} and first is not None:
         return first
     message = f"session {view.session_id} of {view.name} failed"
     if view.error is None:

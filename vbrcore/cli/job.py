@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import parser, retention, schedule, upkeep
-from vbrcore.cli.api import operations, types
+from vbrcore.cli import health, parser, retention, schedule, upkeep
+from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.confirm import confirmed
 from vbrcore.cli.context import call, connect
 from vbrcore.cli.follow import follow
@@ -32,6 +32,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     schedule.add_verb(verbs)
     _add_retention(verbs)
     upkeep.add_verbs(verbs)
+    _add_map(verbs)
     delete = parser.verb(
         verbs,
         "delete",
@@ -53,10 +54,13 @@ def _add_create(verbs: Nouns[Parser]) -> None:
         "create a job",
         "job create nightly --hypervisor lab --machine '*' --repository main",
         "job create web --hypervisor kvm --machine 'web-*' --exclude web-test --repository main --quiesce",
+        "job create offsite --from-repository main --machine '*' --repository second --keep 30",
     )
     create.add_argument("name", metavar="NAME")
-    create.add_argument("--hypervisor", required=True, metavar="NAME")
-    create.add_argument("--repository", required=True, metavar="NAME")
+    source = create.add_mutually_exclusive_group(required=True)
+    source.add_argument("--hypervisor", metavar="NAME", help="back up machines of this hypervisor")
+    source.add_argument("--from-repository", metavar="NAME", help="copy points of this repository as they are stored")
+    create.add_argument("--repository", required=True, metavar="NAME", help="where the points are kept")
     create.add_argument(
         "--machine",
         action="append",
@@ -68,10 +72,13 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="machines to leave out; may be repeated"
     )
-    create.add_argument("--block-size", choices=_BLOCK_SIZES, default="1M", help="unit of dedup (%(default)s)")
-    create.add_argument("--compression", choices=_COMPRESSIONS, default="fast", help="effort (%(default)s)")
+    create.add_argument("--block-size", choices=_BLOCK_SIZES, help="unit of dedup (1M)")
+    create.add_argument("--compression", choices=_COMPRESSIONS, help="effort (fast)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
     upkeep.add_options(create)
+    create.add_argument(
+        "--map-chain", default="", metavar="DIR", help="go on with a chain of the repository, e.g. an imported one"
+    )
     retention.add_options(create)
 
 
@@ -106,19 +113,46 @@ def _add_retention(verbs: Nouns[Parser]) -> None:
     retention.add_options(keep)
 
 
+def _add_map(verbs: Nouns[Parser]) -> None:
+    mapping = parser.verb(
+        verbs,
+        "map",
+        _map,
+        "have a job go on with a chain of its repository, e.g. an imported one",
+        "job map nightly --directory nightly_1b2c3d4e",
+    )
+    mapping.add_argument("name", metavar="NAME")
+    mapping.add_argument("--directory", required=True, metavar="DIR", help="as 'repository import' names it")
+
+
+def _map(args: argparse.Namespace) -> int:
+    view = call(args, operations.JOB_MAP, types.JobMap(args.name, args.directory))
+    if args.json:
+        print_json(view)
+    else:
+        print(f"job {view.name} goes on with {view.directory}")
+    return 0
+
+
 def _create(args: argparse.Namespace) -> int:
+    if args.from_repository and (args.block_size or args.compression):
+        raise errors.InvalidValue(
+            "a backup copy has blocks as its source has stored them: no --block-size, --compression"
+        )
     request = types.JobCreate(
         name=args.name,
-        hypervisor=args.hypervisor,
+        hypervisor=args.hypervisor or "",
         repository=args.repository,
         machines=tuple(args.machines),
         exclude=tuple(args.exclude),
-        block_size_bytes=_BLOCK_SIZES[args.block_size],
-        compression=args.compression,
+        block_size_bytes=_BLOCK_SIZES[args.block_size or "1M"],
+        compression=args.compression or "fast",
         quiesce=args.quiesce,
         retention=retention.retention_of(args),
         per_machine=args.per_machine,
         fulls=upkeep.fulls_of(args),
+        from_repository=args.from_repository or "",
+        map_chain=args.map_chain,
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
 
@@ -131,7 +165,7 @@ def _list(args: argparse.Namespace) -> int:
     rows = [
         (
             v.name,
-            v.hypervisor,
+            v.hypervisor or v.from_repository,
             v.repository,
             "running" if v.running else v.last_result or "-",
             moment(v.next_run),
@@ -140,7 +174,7 @@ def _list(args: argparse.Namespace) -> int:
         )
         for v in views
     ]
-    print_table(("NAME", "HYPERVISOR", "REPOSITORY", "LAST RESULT", "NEXT RUN", "WHY THEN", "MACHINES"), rows)
+    print_table(("NAME", "FROM", "REPOSITORY", "LAST RESULT", "NEXT RUN", "WHY THEN", "MACHINES"), rows)
     return 0
 
 
@@ -153,19 +187,19 @@ def _show(args: argparse.Namespace) -> int:
         {
             "name": view.name,
             "id": view.job_id,
-            "hypervisor": view.hypervisor,
+            ("copy of" if view.from_repository else "hypervisor"): view.from_repository or view.hypervisor,
             "repository": view.repository,
             "machines": " ".join(view.machines),
             "exclude": " ".join(view.exclude),
-            "block size": size(view.block_size_bytes),
-            "compression": view.compression,
-            "quiesce": "yes" if view.quiesce else "no",
+            **_stored_as(view),
             "schedule": schedule.summary(view.schedule),
             "keeps": retention.summary(view.retention),
-            "chains": "one for each machine" if view.per_machine else "one for the job",
+            "chains": _chains(view),
             "fulls": upkeep.summary(view.fulls),
             "upkeep": upkeep.window_summary(view.upkeep),
             "priority": view.priority,
+            "health": health.summary(view.health),
+            "directory": view.directory,
             "next run": f"{moment(view.next_run)}{f' ({view.next_reason})' if view.next_reason else ''}",
             "last result": view.last_result or "-",
             "running": view.running or "",
@@ -173,6 +207,23 @@ def _show(args: argparse.Namespace) -> int:
     )
     schedule.warn(view)
     return 0
+
+
+def _chains(view: types.JobView) -> str:
+    if view.from_repository:
+        return "one for each of its source"
+    return "one for each machine" if view.per_machine else "one for the job"
+
+
+def _stored_as(view: types.JobView) -> dict[str, str]:
+    """A backup copy says nothing of its own here: its blocks are as its source has them."""
+    if view.from_repository:
+        return {}
+    return {
+        "block size": size(view.block_size_bytes),
+        "compression": view.compression,
+        "quiesce": "yes" if view.quiesce else "no",
+    }
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -44,6 +44,8 @@ def say(text: str) -> None:
 
 def clean(text: str) -> str:
     """Replace what could steer a terminal: names come from guests and hypervisors."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

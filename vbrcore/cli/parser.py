@@ -17,6 +17,7 @@ NOUNS = {
     "session": "runs of jobs, restores and checks",
     "point": "restore points",
     "retention": "which restore points stay, and why",
+    "health": "whether what is stored can still be read",
     "restore": "a disk or a whole machine from a restore point",
     "verify": "check that a restore point can be read",
     "plugins": "the hypervisor plugins that are installed",

@@ -1,15 +1,16 @@
-"""`repository add | list | show | remove`."""
+"""`repository add | import | rescan | passphrase | list | show | remove`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from vbrcore.cli import parser, paths, values
 from vbrcore.cli.api import errors, operations, types
 from vbrcore.cli.confirm import confirmed
 from vbrcore.cli.context import call, connect
 from vbrcore.cli.follow import follow
-from vbrcore.cli.output import print_fields, print_json, print_table, size
+from vbrcore.cli.output import clean, print_fields, print_json, print_table, say, size
 from vbrcore.cli.parser import Nouns, Parser
 
 _CLASSES = {
@@ -51,6 +52,29 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     )
     passphrase.add_argument("name", metavar="NAME")
     _add_key_files(passphrase)
+    bring = parser.verb(
+        verbs,
+        "import",
+        _import,
+        "take a directory with backup files into the inventory; what they say is all that is needed",
+        "repository import /srv/backup --name main",
+        "repository import /srv/backup --name main --passphrase-file ./passphrase",
+    )
+    bring.add_argument("path", metavar="DIR")
+    bring.add_argument("--name", required=True, metavar="NAME")
+    bring.add_argument("--slots", type=int, metavar="N", help="tasks at once (from the number of cores)")
+    bring.add_argument("--reserve", metavar="SIZE", help="space to leave free, e.g. 50G")
+    _add_key_files(bring)
+    rescan = parser.verb(
+        verbs,
+        "rescan",
+        _rescan,
+        "learn of files that were added, moved or deleted by hand",
+        "repository rescan main",
+        "repository rescan main --passphrase-file ./passphrase",
+    )
+    rescan.add_argument("name", metavar="NAME")
+    _add_key_files(rescan)
     parser.verb(verbs, "list", _list, "list repositories with their space and slots", "repository list --json")
     show = parser.verb(verbs, "show", _show, "show a repository", "repository show main")
     show.add_argument("name", metavar="NAME")
@@ -100,6 +124,60 @@ def _add(args: argparse.Namespace) -> int:
         shown = f"{size(view.free_bytes)} free, {view.slots} slots, class {view.storage_class}"
         print(f"repository {view.name} added: {view.path}, {shown}")
     return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    request = types.RepositoryImport(
+        name=args.name,
+        path=paths.absolute(args.path),
+        slots=args.slots,
+        reserve_bytes=None if args.reserve is None else values.size_bytes(args.reserve),
+        key=_key_files(args),
+    )
+    view = call(args, operations.REPOSITORY_IMPORT, request)
+    if args.json:
+        print_json(view)
+        return 0
+    print(f"repository {view.name} imported: {view.path}, {len(view.chains)} chains")
+    _print_chains(view.chains)
+    return 0
+
+
+def _rescan(args: argparse.Namespace) -> int:
+    view = call(args, operations.REPOSITORY_RESCAN, types.RepositoryRescan(args.name, _key_files(args)))
+    if args.json:
+        print_json(view)
+        return 0
+    print(
+        f"repository {view.name}: {len(view.added)} points added, {len(view.removed)} removed, {len(view.moved)} moved"
+    )
+    for directory in view.skipped:
+        print(f"{clean(directory)} is being written: passed over")
+    _print_chains(view.chains)
+    for warning in view.warnings:
+        say(f"warning: {warning}")
+    return 0
+
+
+def _print_chains(chains: Sequence[types.ChainView]) -> None:
+    rows = [
+        (
+            v.directory,
+            "(sealed)" if v.sealed else v.job,
+            " ".join(v.machines),
+            f"{v.whole_points}/{v.points}",
+            str(len(v.missing_files) + len(v.unreadable_files)),
+        )
+        for v in chains
+    ]
+    print_table(("CHAIN", "JOB", "MACHINES", "WHOLE POINTS", "FILES MISSING"), rows)
+    for view in chains:
+        for file_id in view.missing_files:
+            say(f"warning: {view.directory}: file {file_id} is missing; nothing is given back there meanwhile")
+        for problem in (*view.unreadable_files, *view.warnings):
+            say(f"warning: {problem}")
+        for point in view.damaged_points:
+            say(f"warning: point {point.point_id} of {point.machine or 'a sealed name'} is not whole: {point.reason}")
 
 
 def _passphrase(args: argparse.Namespace) -> int:

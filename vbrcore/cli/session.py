@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from vbrcore.cli import parser
 from vbrcore.cli.api import operations, types
 from vbrcore.cli.context import call, connect
+from vbrcore.cli.health import print_report
 from vbrcore.cli.output import clean, duration, moment, print_fields, print_json, print_table, size
 from vbrcore.cli.parser import Nouns, Parser
 from vbrcore.cli.progress import because, reason_of, task_name
@@ -98,6 +99,9 @@ def _show(args: argparse.Namespace) -> int:
     if rows:
         print()
     print_table(("DISK", "STATE", "SIZE", "READ", "TRANSFERRED", "REMARKS"), rows)
+    if view.report:
+        print()
+        print_report(view.report)
     return 0
 
 

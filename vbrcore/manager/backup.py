@@ -9,6 +9,7 @@ from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.disks import CONFIGURATION, JobParts
 from vbrcore.manager.gate import Gate
+from vbrcore.manager.health import Place, report_losses
 from vbrcore.manager.jobchains import JobChains
 from vbrcore.manager.machine import MachineBackup
 from vbrcore.manager.report import Outcome
@@ -59,6 +60,9 @@ async def run_backup(context: Context) -> Outcome:
         present = frozenset(machine.machine_id for machine in inventory)
         await _run_all(context, machines, chains, present)
         await chains.finish(present, retain=any(machine.point is not None for machine in machines))
+        for chain in chains.all():
+            place = Place(repository, chain.directory)
+            await report_losses(context, job, place, chain.target.running, chains.warnings)
         return _outcome(machines, failures, chains)
     finally:
         await gate.close()
@@ -184,7 +188,7 @@ def _outcome(machines: Iterable[MachineBackup], failures: list[VbrError], chains
         warnings=chains.warnings.all(),
         error=errors[0].info() if errors else None,
         failures=len(errors),
-        report={"chains": chains.report},
+        report={"upkeep": chains.report},
     )
 
 

@@ -15,7 +15,10 @@ _MACHINE_PART = 12  # hexadecimal digits of a machine's id in the name of its ch
 
 
 class Chain(msgspec.Struct, frozen=True):
-    """A chain's place in its repository, and whose it is. `machine_id` and `machine`: of a chain of one machine."""
+    """A chain's place in its repository, and whose it is. `machine_id` and `machine`: of a chain of one machine.
+
+    `chain_id`: of a copy, which has its source's (empty: any).
+    """
 
     directory: str
     job_id: str
@@ -23,6 +26,7 @@ class Chain(msgspec.Struct, frozen=True):
     block_size_bytes: int
     machine_id: str = ""
     machine: str = ""
+    chain_id: bytes = b""
 
 
 def chain_of(job: Job, *, encrypted: bool) -> Chain:
@@ -74,4 +78,5 @@ def target_work(
         rate_limit_bytes_s=repository.rate_limit_bytes_s,
         machine_id=chain.machine_id,
         machine=chain.machine,
+        chain_id=chain.chain_id,
     )

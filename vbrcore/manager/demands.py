@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 
+import msgspec
+
 from vbrcore.balancer.demand import (
     CLASS_ARCHIVE,
+    CLASS_COPY,
     CLASS_HIGH,
     CLASS_REGULAR,
     CLASS_RESTORE,
@@ -22,6 +25,8 @@ _CLASSES = {"high": CLASS_HIGH, "regular": CLASS_REGULAR, "low": CLASS_ARCHIVE}
 
 def class_of(job: Job) -> int:
     """Return the class of what a job's sessions do, upkeep included."""
+    if job.is_copy and job.priority == "regular":
+        return CLASS_COPY
     return _CLASSES[job.priority]
 
 
@@ -110,15 +115,17 @@ def further_disk_demand(
     )
 
 
-def read_demand(session: Session, task: Task, repository: Repository, repository_server: Server) -> Demand:
-    """A disk of a point that is restored or verified: it runs beside the repository."""
+def read_demand(
+    session: Session, task: Task, repository: Repository, repository_server: Server, *, class_rank: int = CLASS_RESTORE
+) -> Demand:
+    """A disk of a point that is restored or verified, or a chain that is examined: it runs beside the repository."""
     return Demand(
         demand_id=task.task_id,
         session_id=session.session_id,
         level="task",
         scope=task.task_id,
         created=task.created,
-        class_rank=CLASS_RESTORE,
+        class_rank=class_rank,
         manual=session.manual,
         units=(Unit(f"repository:{repository.repository_id}"),),
         choices=(Choice(repository_server.name, "", (Unit(f"host:{repository_server.server_id}"),)),),
@@ -152,4 +159,26 @@ def upkeep_demand(
         choices=(Choice(repository_server.name, "", (Unit(f"host:{repository_server.server_id}"),)),),
         session_started=session.started or session.created,
         writes=False,
+    )
+
+
+def copy_demand(
+    session: Session,
+    task: Task,
+    *,
+    source: tuple[Repository, Server],
+    target: tuple[Repository, Server],
+    class_rank: int = CLASS_COPY,
+) -> Demand:
+    """A disk of a point that is copied: a slot of both repositories, and the budget of each server beside them."""
+    (from_repository, from_server), (to_repository, to_server) = source, target
+    from_unit = Unit(f"repository:{from_repository.repository_id}")
+    hosts = dict.fromkeys((from_server.server_id, to_server.server_id))
+    return msgspec.structs.replace(
+        read_demand(session, task, from_repository, from_server),
+        class_rank=class_rank,
+        units=(from_unit, Unit(f"repository:{to_repository.repository_id}")),
+        choices=(Choice(from_server.name, "", tuple(Unit(f"host:{server_id}") for server_id in hosts)),),
+        writes=True,
+        only_read=(from_unit.resource,),
     )

@@ -19,12 +19,24 @@ _LOOK_S = 1.0  # the clock may be set, and the machine may sleep
 
 
 class Gate:
-    """`closed` is set when the window has ended. A session that somebody started has none: it waits for no window."""
+    """`closed` is set when the window has ended. A session that somebody started has none: it waits for no window.
 
-    def __init__(self, schedule: Schedule, session: Session, stop: StopWatch, log: SessionLog) -> None:
+    `ends_session`: its end is a graceful stop of the whole session, whose parts ask the `stop` and not the gate.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        session: Session,
+        stop: StopWatch,
+        log: SessionLog,
+        *,
+        ends_session: bool = False,
+    ) -> None:
         self.closed = asyncio.Event()
         self._window = schedule.window
         self._hard = schedule.hard_window
+        self._ends_session = ends_session
         self._stop = stop
         self._log = log
         window = self._window
@@ -70,8 +82,8 @@ class Gate:
             return
         self._log.warning(str(self._error()))
         self.closed.set()
-        if self._hard:
-            self._stop.end_now(self._error())
+        if self._hard or self._ends_session:
+            self._stop.end(self._error(), now=self._hard)
 
     def _error(self) -> OutsideWindow:
         window = self._window

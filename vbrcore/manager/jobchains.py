@@ -5,7 +5,7 @@ from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.jobchain import JobChain, Owner, Plan
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.target import TargetRun
-from vbrcore.manager.upkeep import job_chains, machine_directories
+from vbrcore.manager.upkeep import directories_below, job_chains
 from vbrcore.model.errors import RepositoryNotMounted, VbrError
 from vbrcore.model.inventory import Machine, Repository
 from vbrcore.model.job import Job
@@ -30,7 +30,7 @@ class JobChains:
         """Take the job's chain, or find out which chains of machines there are."""
         encrypted = self._owner.keys.encrypted
         if self._job.per_machine:
-            self._existing = await machine_directories(self._job, self._owner.repository, encrypted=encrypted)
+            self._existing = await directories_below(self._job, self._owner.repository, encrypted=encrypted)
             return
         self._shared = self._add(chain_of(self._job, encrypted=encrypted), self._plan)
         await self._shared.acquire()
@@ -76,6 +76,10 @@ class JobChains:
                 self.warnings.add(f"retention of {place.directory} was not applied, the next session does it: {error}")
             finally:
                 await chain.kill()
+
+    def all(self) -> tuple[JobChain, ...]:
+        """Return the chains that this session has written, or was to."""
+        return tuple(self._chains.values())
 
     async def kill(self) -> None:
         for chain in self._chains.values():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vbrcore.backupfile.contents import KeySlot
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.chain.identity import ChainIdentity
-from vbrcore.model.errors import DataCorrupt, KeyNeeded, NotEncrypted, WrongPassphrase
+from vbrcore.model.errors import ChainDiffers, DataCorrupt, KeyNeeded, NotEncrypted, WrongPassphrase
 from vbrcore.model.point import Point
 from vbrcore.mover.messages import ChainSecret
 
@@ -74,8 +74,10 @@ class RepositoryKeys:
             return OpenChain()
         return OpenChain(identity.chain_id, await self._key(identity.chain_id, identity.key_slots))
 
-    async def new_chain(self, chain_id: bytes) -> tuple[OpenChain, tuple[KeySlot, ...]]:
-        """Make the key of an encrypted chain that begins; return it, and what wraps it."""
+    async def new_chain(
+        self, chain_id: bytes, chain_key: "ChainKey | None" = None
+    ) -> tuple[OpenChain, tuple[KeySlot, ...]]:
+        """Make the key of an encrypted chain that begins, if it is not given; return it, and what wraps it."""
         from vbrcore.backupfile.encryption import ChainKey  # noqa: PLC0415
 
         # A change that goes on may have passed this chain's place: it is made with what will open all of them.
@@ -84,7 +86,7 @@ class RepositoryKeys:
         )
         if key is None:
             raise KeyNeeded("the repository's passphrase is not known here")
-        chain_key = ChainKey.random()
+        chain_key = chain_key or ChainKey.random()
         return OpenChain(chain_id, chain_key), await asyncio.to_thread(key.wrap, chain_key, chain_id)
 
     async def secret(self, chain_id: bytes, key_slots: tuple[KeySlot, ...]) -> ChainSecret:
@@ -109,3 +111,23 @@ class RepositoryKeys:
             if following is None:
                 raise
             return following.open(key_slots, chain_id)
+
+
+class CopyKeys(RepositoryKeys):
+    """Of a repository in which a copy of one chain lies or will lie: with the key that it has where it comes from."""
+
+    def __init__(self, catalog: Catalog, repository_id: str, source: OpenChain) -> None:
+        super().__init__(catalog, repository_id)
+        self._source = source
+
+    async def new_chain(
+        self, chain_id: bytes, chain_key: "ChainKey | None" = None
+    ) -> tuple[OpenChain, tuple[KeySlot, ...]]:
+        return await super().new_chain(chain_id, chain_key or self._source.key)
+
+    async def chain(self, identity: ChainIdentity) -> OpenChain:
+        """As of any chain; raises `ChainDiffers` as well: blocks sealed with another key could never be opened."""
+        chain = await super().chain(identity)
+        if chain.key != self._source.key:
+            raise ChainDiffers("the copy has another key than the chain that it is made of")
+        return chain

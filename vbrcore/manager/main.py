@@ -17,9 +17,11 @@ from vbrcore.catalog.processes import process_started
 from vbrcore.manager.backup import run_backup
 from vbrcore.manager.cleanup import run_cleanup
 from vbrcore.manager.context import Context
+from vbrcore.manager.copying import run_copy
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.delete import run_delete
 from vbrcore.manager.events import SessionEvents
+from vbrcore.manager.health import run_health
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
 from vbrcore.manager.log import SessionLog, closing_line
@@ -42,9 +44,11 @@ async def _run_restore(context: Context) -> Outcome:
 
 RUNNERS: dict[str, Callable[[Context], Awaitable[Outcome]]] = {
     "backup": run_backup,
+    "copy": run_copy,
     "restore": _run_restore,
     "verify": run_verify,
     "delete": run_delete,
+    "health": run_health,
     "rekey": run_rekey,
     "retention": run_retention,
     "upkeep": run_upkeep,
@@ -120,7 +124,7 @@ def _finish(catalog: Catalog, session: Session, log: SessionLog, outcome: Outcom
         totals=totals,
         warnings=outcome.warnings,
         error=outcome.error,
-        report=outcome.report,
+        report=catalog.session(session.session_id).report | outcome.report,
     )
 
 

@@ -13,7 +13,10 @@ from vbrcore.model.ids import new_id
 from vbrcore.model.session import Task
 from vbrcore.mover.messages import (
     Configuration,
+    DiskDone,
     Ended,
+    Examined,
+    ExamineWork,
     Failed,
     KeyWanted,
     Log,
@@ -107,17 +110,21 @@ async def _attempts(
             task.task_id, state="running", reason="", server=server, attempt=attempts - left, started=time.time()
         )
         try:
-            done = await _until_stopped(context, task, work, keys)
+            done = await until_stopped(context, task, work, keys)
         except VbrError as error:
             if not left or not error.retryable or context.stop.requested.is_set():
                 raise
             context.log.warning(f"tried again: {error}", machine=task.machine, disk=task.disk, task_id=task.task_id)
         else:
+            if not isinstance(done, RestoreDone):
+                raise ProtocolError(f"{task.machine}/{task.disk}: the mover said {type(done).__name__} for a restore")
             return done
     raise ProtocolError(f"{task.machine}/{task.disk}: no attempt left")
 
 
-async def _until_stopped(context: Context, task: Task, work: RestoreWork, keys: RepositoryKeys) -> RestoreDone:
+async def until_stopped(
+    context: Context, task: Task, work: RestoreWork | ExamineWork, keys: RepositoryKeys
+) -> DiskDone | RestoreDone | Examined:
     """Run the mover; a request to stop ends it, because a restore is not half done gracefully."""
     running = asyncio.create_task(
         run_mover(
@@ -140,13 +147,10 @@ async def _until_stopped(context: Context, task: Task, work: RestoreWork, keys: 
             await asyncio.gather(running, return_exceptions=True)
             context.stop.requested.set()
             context.stop.check()
-        done = await running
+        return await running
     finally:
         stopping.cancel()
         lost.cancel()
-    if not isinstance(done, RestoreDone):
-        raise ProtocolError(f"{task.machine}/{task.disk}: the mover said {type(done).__name__} for a restore")
-    return done
 
 
 async def read_configuration(context: Context, stored: StoredPoint, *, as_stored: bool = False) -> bytes:

@@ -7,8 +7,11 @@ from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.log import SessionLog
 from vbrcore.model.errors import MoverLost, ProtocolError, error_from
 from vbrcore.mover.messages import (
+    CopyWork,
     DiskDone,
     Ended,
+    Examined,
+    ExamineWork,
     Failed,
     KeyWanted,
     Log,
@@ -26,14 +29,14 @@ from vbrcore.transport.messages import Role
 async def run_mover(
     crew: Crew,
     role: Role,
-    work: SourceWork | RestoreWork,
+    work: SourceWork | RestoreWork | CopyWork | ExamineWork,
     *,
     machine: str,
     disk: str,
     log: SessionLog,
     progress: Callable[[Progress], None],
     keys: RepositoryKeys | None = None,
-) -> DiskDone | RestoreDone:
+) -> DiskDone | RestoreDone | Examined:
     """Start a mover, give it its work, and return what it did. The mover is gone when this returns or raises.
 
     `keys` are those of the repository that a restore mover reads.
@@ -55,8 +58,8 @@ async def _follow(
     log: SessionLog,
     progress: Callable[[Progress], None],
     keys: RepositoryKeys | None,
-) -> DiskDone | RestoreDone:
-    done: DiskDone | RestoreDone | None = None
+) -> DiskDone | RestoreDone | Examined:
+    done: DiskDone | RestoreDone | Examined | None = None
     while True:
         match await handle.receive():
             case Ready():  # the disk is open
@@ -67,7 +70,7 @@ async def _follow(
                 progress(message)
             case Log(level=level, message=text):
                 log.write(level, text, kind="mover", task_id=task_id, machine=machine, disk=disk, pid=handle.pid)
-            case DiskDone() | RestoreDone() as message:
+            case DiskDone() | RestoreDone() | Examined() as message:
                 done = message
             case Failed(error=error):
                 raise error_from(error)

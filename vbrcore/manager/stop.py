@@ -36,12 +36,13 @@ class StopWatch:
         """What machines end with that are ended before their time."""
         return self._reason
 
-    def end_now(self, reason: VbrError) -> None:
+    def end(self, reason: VbrError, *, now: bool) -> None:
         """End the session for a reason of its own; where it was asked to stop before, that remains the reason."""
         if not self.requested.is_set():
             self._reason = reason
         self.requested.set()
-        self.now.set()
+        if now:
+            self.now.set()
 
     async def close(self) -> None:
         if self._task is not None:

@@ -265,6 +265,8 @@ class Target:
                     points += some
                 case Log(level=level, message=text):
                     self._log.write(level, text, kind="mover", pid=handle.pid)
+                case Progress():  # it is ready, and waits a while for the key slots
+                    continue
                 case other:
                     raise ProtocolError(f"target mover said {type(other).__name__} before it was ready")
 

@@ -64,29 +64,31 @@ async def _with_chains(context: Context, plan: Plan, work: Literal["due", "compa
             await chain.kill()
         stored_bytes += chain.target.stored_bytes
         report[chain.directory] = chain.report
-    return Outcome(totals=Totals(stored_bytes=stored_bytes), warnings=owner.warnings.all(), report={"chains": report})
+    return Outcome(totals=Totals(stored_bytes=stored_bytes), warnings=owner.warnings.all(), report={"upkeep": report})
 
 
 async def job_chains(catalog: Catalog, job: Job, repository: Repository, *, encrypted: bool) -> list[Chain]:
     """Return the chains of a job that are there."""
     whole = chain_of(job, encrypted=encrypted)
-    if not job.per_machine:
+    if not job.per_machine and not job.is_copy:
         return [whole]
-    machines = {
+    newest = {
         stored.directory: stored.point
         for stored in catalog.points(job.job_id)
         if stored.repository_id == repository.repository_id
     }
     chains = []
-    for directory in await machine_directories(job, repository, encrypted=encrypted):
-        point = machines.get(directory)
-        owner = (point.machine_id, point.machine) if point is not None else ("", "")
-        chains.append(Chain(directory, job.job_id, job.name, job.block_size_bytes, *owner))
+    for directory in await directories_below(job, repository, encrypted=encrypted):
+        point = newest.get(directory)
+        owner = (point.machine_id, point.machine) if point is not None and job.per_machine else ("", "")
+        # A copy has blocks as its source has.
+        size_bytes = point.block_size_bytes if point is not None and job.is_copy else job.block_size_bytes
+        chains.append(Chain(directory, job.job_id, job.name, size_bytes, *owner))
     return chains
 
 
-async def machine_directories(job: Job, repository: Repository, *, encrypted: bool) -> list[str]:
-    """Return the directories of the chains per machine that a job has, said by the files."""
+async def directories_below(job: Job, repository: Repository, *, encrypted: bool) -> list[str]:
+    """Return the directories of the chains per machine, or of copied chains, that a job has, said by the files."""
     storage = await asyncio.to_thread(open_repository, Path(repository.path), repository.repository_id)
     below = f"{job.chain_directory(encrypted=encrypted)}/"
     return [directory for directory in await asyncio.to_thread(list_chains, storage) if directory.startswith(below)]

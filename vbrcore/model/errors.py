@@ -246,6 +246,12 @@ class RepositoryExists(VbrError):
     hint = "This directory is a repository already: use 'repository import'."
 
 
+class NoBackupsFound(VbrError):
+    code = "no_backups_found"
+    exit_code = 10
+    hint = "Give the directory that holds the chains' directories with their backup files (*.vbf)."
+
+
 class RepositoryFull(VbrError):
     code = "repository_full"
     exit_code = 10
@@ -278,6 +284,12 @@ class WriterReplaced(VbrError):
     hint = "A later session has written to this chain; this one must not."
 
 
+class ChainDiffers(VbrError):
+    code = "chain_differs"
+    exit_code = 11
+    hint = "The source's chain was replaced by another one. Copy it with a new job, or move the old copy's files away."
+
+
 class BlocksMissing(VbrError):
     code = "blocks_missing"
     exit_code = 13
@@ -289,6 +301,15 @@ class DataCorrupt(VbrError):
     code = "data_corrupt"
     exit_code = 13
     hint = "A checksum or digest does not match: run 'verify' on the point and on its neighbours."
+
+
+class DamageFound(VbrError):
+    code = "damage_found"
+    exit_code = 20
+    hint = (
+        "What was found is in the session's report ('session show'). The next session of the job reads the damaged"
+        " ranges again; what its machines no longer have is lost."
+    )
 
 
 class FormatNewer(VbrError):

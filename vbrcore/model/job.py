@@ -106,6 +106,11 @@ class Job(msgspec.Struct, frozen=True):
     def is_copy(self) -> bool:
         return bool(self.source_repository_id)
 
+    @property
+    def run_kind(self) -> Literal["backup", "copy"]:
+        """The kind of session that a run of the job is."""
+        return "copy" if self.is_copy else "backup"
+
     def chain_directory(self, *, encrypted: bool) -> str:
         """Return the chain's directory in its repository: the job's name for people, its id for certainty.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.backupfile.contents import KeySlot
+from vbrcore.chain.diagnosis import Diagnosis, Mark
 from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.model.errors import ErrorInfo
@@ -75,7 +76,7 @@ class TargetWork(Message, frozen=True):
     `encrypt`: if the chain has no files yet, it is an encrypted one. The target works without its key.
     `new_generation`: an active full, which refers to nothing older; one is also begun where the generation that is
     there was begun before `fresh_after` (seconds since the epoch). `rate_limit_bytes_s`: of what is written (0: none).
-    `machine_id` and `machine`: of a chain of one machine.
+    `machine_id` and `machine`: of a chain of one machine. `chain_id`: of a copy, which has its source's (empty: any).
     """
 
     repository_path: str
@@ -94,6 +95,7 @@ class TargetWork(Message, frozen=True):
     rate_limit_bytes_s: int = 0
     machine_id: str = ""
     machine: str = ""
+    chain_id: bytes = b""
 
 
 class UseKeySlots(Message, frozen=True):
@@ -176,6 +178,51 @@ class ReadConfiguration(Message, frozen=True):
     point_id: str
     as_stored: bool = False
     encrypted: bool = False
+
+
+class CopyWork(Message, frozen=True):
+    """Read what one disk of a point needs as it is stored, and send what the target lacks of it.
+
+    `disk_number` is the disk's place in the point (-1: none), `configuration`: the machine's configuration too. What
+    equals the map with the root `base_root` at the same place (empty: none) is known to be there. `encrypted` as in
+    `RestoreWork`.
+    """
+
+    task_id: str
+    repository_path: str
+    repository_id: str
+    directory: str
+    point_id: str
+    endpoint: Endpoint
+    disk_number: int = -1
+    configuration: bool = False
+    base_root: bytes = b""
+    base_size_bytes: int = 0
+    encrypted: bool = False
+
+
+class ExamineWork(Message, frozen=True):
+    """Restore mover: read all that a chain stores (`point_ids`: what these reach), and say what points have lost.
+
+    `deep` recomputes digests too. `maps_only`: no block is read, only lists, tables and maps. `encrypted` as in
+    `RestoreWork`.
+    """
+
+    task_id: str
+    repository_path: str
+    repository_id: str
+    directory: str
+    point_ids: tuple[str, ...] = ()
+    deep: bool = False
+    maps_only: bool = False
+    encrypted: bool = False
+
+
+class MarkDamaged(Message, frozen=True):
+    """Target: name these extents as damaged; what stands in bad tables (ids of files) counts as lost."""
+
+    marks: tuple[Mark, ...]
+    bad_tables: tuple[bytes, ...] = ()
 
 
 class UseKey(Message, frozen=True):
@@ -299,6 +346,20 @@ class RestoreDone(Message, frozen=True):
     damaged: tuple[tuple[int, int], ...] = ()
 
 
+class Examined(Message, frozen=True):
+    """The answer to `ExamineWork`."""
+
+    task_id: str
+    totals: Totals
+    diagnosis: Diagnosis
+
+
+class DamageMarked(Message, frozen=True):
+    """Target: the answer to `MarkDamaged`; `marks` were named that had not been so before."""
+
+    marks: int
+
+
 class Ended(Message, frozen=True):
     """The mover's last message; `stored_bytes` of a target is final."""
 
@@ -331,7 +392,10 @@ ToMover = (
     | MakeFull
     | Seal
     | RestoreWork
+    | CopyWork
     | ReadConfiguration
+    | ExamineWork
+    | MarkDamaged
     | UseKey
     | Stop
 )
@@ -349,6 +413,8 @@ FromMover = (
     | FullMade
     | Configuration
     | RestoreDone
+    | Examined
+    | DamageMarked
     | Ended
     | Failed
     | Log

@@ -2,7 +2,6 @@
 
 import os
 import queue
-import threading
 import time
 from typing import Final
 
@@ -11,15 +10,15 @@ from vbrcore.model.errors import ProtocolError, SourceReadFailed, VbrError
 from vbrcore.model.session import Totals
 from vbrcore.mover.control import Control
 from vbrcore.mover.disk import DiskBackup
+from vbrcore.mover.follow import followed
 from vbrcore.mover.frames import SEND, WAIT
 from vbrcore.mover.halves import open_configuration, open_source
 from vbrcore.mover.link import TargetLink
-from vbrcore.mover.messages import DiskDone, Ended, Progress, Ready, SourceWork, Stop
+from vbrcore.mover.messages import DiskDone, Ended, Ready, SourceWork, Stop
 from vbrcore.mover.storing import LEVELS, storing_for
 from vbrcore.mover.workers import stopped
 
 MAX_THREADS: Final = 16
-PROGRESS_PERIOD_S: Final = 1.0
 _ASK_AGAIN_S: Final = 0.1
 
 
@@ -59,42 +58,11 @@ def _disk(control: Control, work: SourceWork) -> DiskDone:
             control.send(Ready())
             base = f"changes since {work.since}" if work.since else "no change tracking: compared by digest"
             control.log("info", f"disk of {reader.size_bytes} bytes is open, {threads} threads; {base}")
-            return _followed(control, backup, threads)
+            return followed(control, backup, threads)
         finally:
             link.close()
     finally:
         reader.close()
-
-
-def _followed(control: Control, backup: DiskBackup, threads: int) -> DiskDone:
-    """Run the backup on another thread; report its progress and listen for `Stop` on this one."""
-    result: list[DiskDone | BaseException] = []
-    ended = threading.Event()
-
-    def work() -> None:
-        try:
-            result.append(backup.run())
-        except BaseException as error:  # noqa: BLE001 - raised again below, on the main thread
-            result.append(error)
-        ended.set()
-
-    listener = threading.Thread(target=_listen, args=(control, backup), name="stop", daemon=True)
-    worker = threading.Thread(target=work, name="backup", daemon=True)
-    worker.start()
-    listener.start()
-    while not ended.wait(PROGRESS_PERIOD_S):
-        totals, busy = backup.meter.totals(), backup.meter.busy(threads)
-        control.send(Progress(backup.done_bytes, backup.size_bytes, totals, busy))
-    worker.join()
-    if isinstance(result[0], BaseException):
-        raise result[0]
-    return result[0]
-
-
-def _listen(control: Control, backup: DiskBackup) -> None:
-    while not isinstance(control.receive(), Stop):
-        pass
-    backup.stop(stopped())
 
 
 def _configuration(work: SourceWork) -> DiskDone:

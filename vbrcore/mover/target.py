@@ -24,6 +24,7 @@ from vbrcore.mover.messages import (
     ChainPoints,
     CommitPoint,
     Compact,
+    DamageMarked,
     Ended,
     ExpectTask,
     ForgetPoints,
@@ -32,6 +33,7 @@ from vbrcore.mover.messages import (
     GiveBack,
     KeySlotsWritten,
     MakeFull,
+    MarkDamaged,
     PointCommitted,
     PointRefused,
     Progress,
@@ -84,6 +86,7 @@ def run(control: Control) -> None:
         new_generation=work.new_generation,
         fresh_after=work.fresh_after,
         pace=pace,
+        chain_id=work.chain_id,
     )
     try:
         _Target(control, work, writer, storage_class, pace).run()
@@ -154,6 +157,8 @@ class _Target:
                 self._control.send(UpkeepDone(self._writer.compact(self._storage_class, rewrite=rewrite)))
             case MakeFull():
                 self._make_full()
+            case MarkDamaged():
+                self._control.send(DamageMarked(self._writer.mark_damaged(order.marks, order.bad_tables)))
             case Seal() | Stop():
                 return False
             case VbrError():

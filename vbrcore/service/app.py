@@ -15,8 +15,11 @@ from vbrcore.api.operations import Operation
 from vbrcore.model.errors import ErrorInfo, InvalidValue, PermissionRefused, VbrError, info_of
 from vbrcore.service import (
     credentials,
+    health,
     hypervisors,
+    importing,
     jobs,
+    mapping,
     plugins,
     points,
     processes,
@@ -44,6 +47,7 @@ _BEGINNING = frozenset(
         operations.RESTORE_MACHINE.name,
         operations.VERIFY.name,
         operations.POINT_DELETE.name,
+        operations.HEALTH_CHECK.name,
         operations.REPOSITORY_PASSPHRASE.name,
     }
 )
@@ -67,8 +71,11 @@ def all_routes() -> Routes:
     routes = Routes()
     for module in (
         credentials,
+        health,
         hypervisors,
+        importing,
         jobs,
+        mapping,
         plugins,
         points,
         retention,

@@ -31,14 +31,19 @@ def balance(catalog: Catalog) -> int:
 
 def check_can_run(repository: Repository, servers: tuple[Server, ...]) -> None:
     """Raise `CanNeverRun` where no task of a job could ever have all that it needs."""
+    check_can_be_used(repository, servers)
+    if not any("proxy" in one.roles and one.proxy_slots > 0 and one.host_budget > 0 for one in servers):
+        raise CanNeverRun("there is no proxy with a free place")
+
+
+def check_can_be_used(repository: Repository, servers: tuple[Server, ...]) -> None:
+    """Raise `CanNeverRun` where no task could ever have a place at this repository."""
     if repository.slots < 1:
         raise CanNeverRun(f"repository {repository.name} has no slots")
     by_name = {server.name: server for server in servers}
     beside = by_name.get(repository.server)
     if beside is None or beside.host_budget < 1:
         raise CanNeverRun(f"the server {repository.server} of repository {repository.name} may take part in no task")
-    if not any("proxy" in one.roles and one.proxy_slots > 0 and one.host_budget > 0 for one in servers):
-        raise CanNeverRun("there is no proxy with a free place")
 
 
 def _limits(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -> dict[str, int]:

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import msgspec
+
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files
 from vbrcore.model.days import check_days
-from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, NotFound
+from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, KeyNeeded, NotFound
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import BLOCK_SIZES_BYTES, Fulls, Job, Schedule
 from vbrcore.model.retention import check as check_retention
 from vbrcore.model.window import check_window
 from vbrcore.model.zones import zone_named
 from vbrcore.service.balancing import check_can_run
+from vbrcore.service.copies import copy_source
 from vbrcore.service.repositories import check_confirmed, find_repository
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.upcoming import check_not_followed, reason, shown_schedule, upcoming
@@ -60,11 +63,20 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
     check_retention(request.retention)
     _check_fulls(request.fulls)
     repository = find_repository(call, request.repository)
-    check_can_run(repository, catalog.servers())
+    hypervisor_id = source_id = ""
+    if request.from_repository:
+        source_id = copy_source(call, request, repository).repository_id
+    else:
+        if not request.hypervisor:
+            raise InvalidValue("a job needs a hypervisor, or (a backup copy) another repository, to take machines from")
+        check_can_run(repository, catalog.servers())
+        hypervisor_id = catalog.hypervisor_by_name(request.hypervisor).hypervisor_id
+    if catalog.has_sealed_points(repository.repository_id):
+        raise KeyNeeded(f"repository {repository.name} has encrypted chains: 'repository rescan' takes the passphrase")
     job = Job(
         job_id=new_id(),
         name=request.name,
-        hypervisor_id=catalog.hypervisor_by_name(request.hypervisor).hypervisor_id,
+        hypervisor_id=hypervisor_id,
         repository_id=repository.repository_id,
         machines=request.machines,
         exclude=request.exclude,
@@ -74,27 +86,38 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         retention=request.retention,
         per_machine=request.per_machine,
         fulls=request.fulls,
+        source_repository_id=source_id,
     )
+    mapped = None
+    if request.map_chain:
+        from vbrcore.service.mapping import check_mapping  # noqa: PLC0415 - which stands on this module
+
+        mapped = check_mapping(catalog, repository, job, request.map_chain)
+        job = msgspec.structs.replace(job, directory=mapped.directory)
     catalog.add_job(job)
-    return job_view(call, job)
+    if mapped is not None:
+        mapped.adopt(catalog, job.job_id)
+    return _view(call, job)
 
 
 def _list(call: Call, _request: types.Nothing) -> tuple[types.JobView, ...]:
-    return tuple(job_view(call, job) for job in call.service.catalog.jobs())
+    return tuple(_view(call, job) for job in call.service.catalog.jobs())
 
 
 def _show(call: Call, request: types.ByName) -> types.JobView:
-    return job_view(call, find_job(call, request.name))
+    return _view(call, find_job(call, request.name))
 
 
 def _run(call: Call, request: types.ByName) -> types.SessionStarted:
     job = find_job(call, request.name)
-    session = call.service.start_session("backup", job_id=job.job_id, name=job.name, request={})
+    session = call.service.start_session(job.run_kind, job_id=job.job_id, name=job.name, request={})
     return types.SessionStarted(session.session_id, job.job_id)
 
 
 def _full(call: Call, request: types.JobFull) -> types.SessionStarted:
     job = find_job(call, request.name)
+    if job.is_copy:
+        raise InvalidValue(f"job {job.name} is a backup copy: its source's points are what it has, and no machines")
     session = call.service.start_session("backup", job_id=job.job_id, name=job.name, request={"full": request.kind})
     return types.SessionStarted(session.session_id, job.job_id)
 
@@ -119,14 +142,14 @@ def _retention(call: Call, request: types.JobRetention) -> types.JobView:
     check_retention(request.retention)
     job = find_job(call, request.name)
     call.service.catalog.update_job(job.job_id, retention=request.retention)
-    return job_view(call, find_job(call, job.job_id))
+    return _view(call, find_job(call, job.job_id))
 
 
 def _fulls(call: Call, request: types.JobFulls) -> types.JobView:
     _check_fulls(request.fulls)
     job = find_job(call, request.name)
     call.service.catalog.update_job(job.job_id, fulls=request.fulls)
-    return job_view(call, find_job(call, job.job_id))
+    return _view(call, find_job(call, job.job_id))
 
 
 def _check_fulls(fulls: Fulls) -> None:
@@ -140,7 +163,7 @@ def _upkeep(call: Call, request: types.JobUpkeep) -> types.JobView:
     zone_named(request.window.zone)
     job = find_job(call, request.name)
     call.service.catalog.update_job(job.job_id, upkeep=request.window)
-    return job_view(call, find_job(call, job.job_id))
+    return _view(call, find_job(call, job.job_id))
 
 
 def _compact(call: Call, request: types.JobCompact) -> types.SessionStarted:
@@ -168,14 +191,19 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     return types.Nothing()
 
 
-def job_view(call: Call, job: Job) -> types.JobView:
+def job_view(call: Call, name: str) -> types.JobView:
+    """Return a job, by name or id, as its users see it."""
+    return _view(call, find_job(call, name))
+
+
+def _view(call: Call, job: Job) -> types.JobView:
     catalog = call.service.catalog
     live = catalog.live_session_of(job.job_id)
     start, schedule = upcoming(catalog, job, call.service.started), shown_schedule(catalog, job.schedule)
     return types.JobView(
         job_id=job.job_id,
         name=job.name,
-        hypervisor=catalog.hypervisor(job.hypervisor_id).name,
+        hypervisor="" if job.is_copy else catalog.hypervisor(job.hypervisor_id).name,
         repository=catalog.repository(job.repository_id).name,
         machines=job.machines,
         exclude=job.exclude,
@@ -193,6 +221,9 @@ def job_view(call: Call, job: Job) -> types.JobView:
         priority=job.priority,
         running=live.session_id if live else None,
         warnings=_warnings(call, job.schedule),
+        from_repository=catalog.repository(job.source_repository_id).name if job.is_copy else "",
+        health=job.health,
+        directory=job.directory,
     )
 
 

@@ -15,7 +15,10 @@ def add_routes(routes: Routes) -> None:
 
 
 def _list(call: Call, request: types.PointQuery) -> tuple[types.PointView, ...]:
-    return tuple(_view(call, stored) for stored in _found(call, request))
+    found = _found(call, request)
+    names = {repository.repository_id: repository.name for repository in call.service.catalog.repositories()}
+    # One that was removed between the two has no points to show any more.
+    return tuple(_view(stored, names[stored.repository_id]) for stored in found if stored.repository_id in names)
 
 
 def _found(call: Call, request: types.PointQuery) -> tuple[StoredPoint, ...]:
@@ -38,7 +41,8 @@ def _found(call: Call, request: types.PointQuery) -> tuple[StoredPoint, ...]:
 
 
 def _show(call: Call, request: types.ByName) -> types.PointView:
-    return _view(call, call.service.catalog.point(request.name))
+    stored = call.service.catalog.point(request.name)
+    return _view(stored, call.service.catalog.repository(stored.repository_id).name)
 
 
 def _delete(call: Call, request: types.PointDelete) -> types.SessionStarted:
@@ -56,7 +60,7 @@ def _delete(call: Call, request: types.PointDelete) -> types.SessionStarted:
     return types.SessionStarted(session.session_id, session.job_id)
 
 
-def _view(call: Call, stored: StoredPoint) -> types.PointView:
+def _view(stored: StoredPoint, repository: str) -> types.PointView:
     point = stored.point
     return types.PointView(
         point_id=point.point_id,
@@ -65,6 +69,8 @@ def _view(call: Call, stored: StoredPoint) -> types.PointView:
         kind=point.kind,
         created=moment(point.created) or "",
         disks=tuple(types.PointDiskView(disk.name, disk.size_bytes) for disk in point.disks),
-        repository=call.service.catalog.repository(stored.repository_id).name,
+        repository=repository,
         warnings=point.warnings,
+        whole=not stored.damage,
+        reason=stored.damage,
     )

@@ -46,11 +46,7 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
     check_name(request.name)
     if any(one.name == request.name for one in catalog.repositories()):
         raise AlreadyExists(f"there is a repository {request.name} already")
-    slots = default_slots() if request.slots is None else request.slots
-    if not 1 <= slots <= _MOST_SLOTS:
-        raise InvalidValue(f"a repository has 1 to {_MOST_SLOTS} slots, not {slots}")
-    if request.reserve_bytes is not None and not 0 <= request.reserve_bytes <= _LARGEST_RESERVE_BYTES:
-        raise InvalidValue(f"a reserve cannot be {request.reserve_bytes} bytes")
+    slots = check_settings(request.slots, request.reserve_bytes)
     if request.rate_limit_bytes_s and not _LOWEST_RATE_BYTES_S <= request.rate_limit_bytes_s <= _LARGEST_RESERVE_BYTES:
         raise InvalidValue(f"a rate limit is at least {_LOWEST_RATE_BYTES_S} bytes a second, or 0 for none")
     repository = Repository(
@@ -75,6 +71,16 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
         (Path(request.path) / IDENTITY_NAME).unlink()
         raise
     return _view(call, repository)
+
+
+def check_settings(slots: int | None, reserve_bytes: int | None) -> int:
+    """Return the slots of a new repository. Raises `InvalidValue`."""
+    slots = default_slots() if slots is None else slots
+    if not 1 <= slots <= _MOST_SLOTS:
+        raise InvalidValue(f"a repository has 1 to {_MOST_SLOTS} slots, not {slots}")
+    if reserve_bytes is not None and not 0 <= reserve_bytes <= _LARGEST_RESERVE_BYTES:
+        raise InvalidValue(f"a reserve cannot be {reserve_bytes} bytes")
+    return slots
 
 
 def key_of(files: types.KeyFiles) -> RepositoryKey:
@@ -132,7 +138,9 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
     path = Path(repository.path)
     # Opened first: what is not mounted cannot be deleted, and must not be forgotten as if it were.
     storage = open_repository(path, repository.repository_id) if request.with_backups else None
-    used_by = [job.name for job in catalog.jobs() if job.repository_id == repository.repository_id]
+    used_by = [
+        job.name for job in catalog.jobs() if repository.repository_id in {job.repository_id, job.source_repository_id}
+    ]
     if used_by:
         raise InUse(f"repository {repository.name} is used by job {', '.join(used_by)}")
     # The catalog's row last: where files cannot be deleted, nothing is forgotten.

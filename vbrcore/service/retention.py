@@ -3,6 +3,7 @@
 from vbrcore.api import operations, types
 from vbrcore.catalog.clock import read_clock
 from vbrcore.chain.retention import Reason, Verdict, decide
+from vbrcore.model.point import Point
 from vbrcore.service.jobs import find_job
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.values import moment
@@ -17,17 +18,24 @@ def _preview(call: Call, request: types.ByName) -> tuple[types.VerdictView, ...]
     """From the catalog alone, so no machine counts as deleted: only a backup session knows the inventory."""
     catalog = call.service.catalog
     job = find_job(call, request.name)
-    points = [stored.point for stored in catalog.points(job.job_id)]
+    stored = catalog.points(job.job_id)
     clock = read_clock()
-    doubt = catalog.clock_doubt(clock, max((point.created for point in points), default=None))
-    verdicts = decide(
-        points,
-        job.retention,
-        clock.time,
-        present_machines=None,
-        pinned=catalog.points_being_read(),
-        clock_trusted=not doubt,
-    )
+    doubt = catalog.clock_doubt(clock, max((one.point.created for one in stored), default=None))
+    chains: dict[str, list[Point]] = {}
+    for one in stored:
+        chains.setdefault(one.directory, []).append(one.point)
+    verdicts = [
+        verdict
+        for _, points in sorted(chains.items())
+        for verdict in decide(
+            points,
+            job.retention,
+            clock.time,
+            present_machines=None,
+            pinned=catalog.points_being_read(),
+            clock_trusted=not doubt,
+        )
+    ]
     return tuple(_view(verdict) for verdict in verdicts)
 
 

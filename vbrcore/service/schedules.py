@@ -36,7 +36,7 @@ def _schedule(call: Call, request: types.JobSchedule) -> types.JobView:
     if request.priority is not None:
         catalog.update_job(job.job_id, priority=request.priority)
     catalog.set_schedule(job.job_id, schedule, first_run(schedule, now))
-    return job_view(call, catalog.job(job.job_id))
+    return job_view(call, job.job_id)
 
 
 def _preview(call: Call, request: types.SchedulePreview) -> tuple[types.ScheduledMoment, ...]:

@@ -9,8 +9,9 @@ from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import JobAlreadyRunning, ServiceStopping, VbrError
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import Job
-from vbrcore.model.session import Session, SessionKind
+from vbrcore.model.session import JOB_RUNS, Session, SessionKind
 from vbrcore.service.balancing import balance
+from vbrcore.service.checks import Checks
 from vbrcore.service.cleanup import Cleanup
 from vbrcore.service.configuration import Configuration
 from vbrcore.service.live import LiveStore
@@ -46,6 +47,7 @@ class Service:
         self.ended = asyncio.Event()
         self._cleanup = Cleanup(catalog, self.managers)
         self._scheduler = Scheduler(catalog, self._run_scheduled, self.started)
+        self._checks = Checks(catalog)
         self._recovered = asyncio.Event()
         self._clean = asyncio.Event()
         self._poked = asyncio.Event()
@@ -77,10 +79,15 @@ class Service:
             created=time.time(),
             request=request,
         )
-        if kind == "backup" and self.catalog.live_session_of(job_id) is not None:
+        if kind in JOB_RUNS and self.catalog.live_session_of(job_id) is not None:
             self.managers.check()  # it may be one whose manager died just now
         self.managers.start(session)
         return session
+
+    def start_check(self, job: Job, *, deep: bool, point: str = "", manual: bool = True) -> Session:
+        """Start a health check of a job's chains, or of one point. As `start_session`."""
+        request: dict[str, object] = {"name": job.name, "deep": deep, "point": point}
+        return self.start_session("health", job_id=job.job_id, name=job.name, manual=manual, request=request)
 
     async def recovered(self) -> None:
         """Wait until what an earlier service left is undone: before that no command does anything else."""
@@ -134,6 +141,7 @@ class Service:
                 if now - scheduled >= _SCHEDULE_S:
                     scheduled = now
                     changed = await asyncio.to_thread(self._run_due_jobs) or changed
+                    changed = await asyncio.to_thread(self._run_due_checks) or changed
                 if now - kept >= _UPKEEP_S:
                     kept = now
                     changed = await asyncio.to_thread(self._start_upkeep) or changed
@@ -202,9 +210,15 @@ class Service:
             self.start_session("upkeep", job_id=job.job_id, name=job.name, manual=False, request={"work": "due"})
         return bool(due)
 
+    def _run_due_checks(self) -> bool:
+        """Start health checks that are due; return whether any was."""
+        if self.stopping or self._cleanup.pending:
+            return False
+        return self._checks.start_due(lambda job: self.start_check(job, deep=job.health.deep, manual=False))
+
     def _run_scheduled(self, job: Job, request: dict[str, object]) -> None:
         try:
-            self.start_session("backup", job_id=job.job_id, name=job.name, manual=False, request=request)
+            self.start_session(job.run_kind, job_id=job.job_id, name=job.name, manual=False, request=request)
         except JobAlreadyRunning as error:
             _log.warning("job %s is due but not started: %s", job.name, error)
         except VbrError as error:

@@ -88,7 +88,7 @@ def _view(call: Call, session: Session, *, with_tasks: bool) -> types.SessionVie
         tasks=views,
         detail=own.detail if own else "",
         place=own.place if own else 0,
-        report=session.report,
+        report=session.report if with_tasks else {},
     )
 
 

@@ -1,14 +1,14 @@
 """Upkeep that sessions left for a job's window: found, and started while the window is open."""
 
-from collections.abc import Iterable
+from typing import Final
 
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.job import Job
-from vbrcore.model.session import Session
+from vbrcore.model.session import Session, SessionKind
 from vbrcore.model.window import is_open
 from vbrcore.model.zones import zone_named
 
-_LOOKED_AT = 50  # sessions of a job, newest first: restores and verifies may lie between
+_KINDS: Final[tuple[SessionKind, ...]] = ("backup", "copy", "upkeep", "retention")  # that do it, or leave it
 
 
 def jobs_with_due_upkeep(catalog: Catalog, now: float) -> tuple[Job, ...]:
@@ -18,14 +18,12 @@ def jobs_with_due_upkeep(catalog: Catalog, now: float) -> tuple[Job, ...]:
         for job in catalog.jobs()
         if job.upkeep.begin
         and is_open(job.upkeep, now, zone_named(job.upkeep.zone))
-        and _is_left(catalog.sessions(job_id=job.job_id, limit=_LOOKED_AT))
+        and _is_left(catalog.last_session(job.job_id, _KINDS))
     )
 
 
-def _is_left(sessions: Iterable[Session]) -> bool:
-    """Look at the newest session that does upkeep, or leaves it."""
-    newest = next((one for one in sessions if one.kind in {"backup", "copy", "upkeep", "retention"}), None)
+def _is_left(newest: Session | None) -> bool:
     if newest is None or newest.state != "ended":
         return False
-    chains = newest.report.get("chains")
+    chains = newest.report.get("upkeep")
     return isinstance(chains, dict) and any(done.get("postponed") for done in chains.values())

@@ -84,6 +84,11 @@ def create_repository(path: Path, repository_id: str) -> None:
         raise
 
 
+def adopt_repository(path: Path, repository_id: str) -> None:
+    """Write the identity of a directory that has backup files and lost its own. As `create_repository`."""
+    _write_identity(path, Identity("vbrcore repository", _IDENTITY_VERSION, repository_id))
+
+
 def _write_identity(path: Path, identity: Identity) -> None:
     """Write the identity file, or leave none behind."""
     file_path = path / IDENTITY_NAME

@@ -21,7 +21,9 @@ DIRECTORY = "job"
 CREATED = 1_700_000_000.0
 
 
-def open_writer(storage: Storage, index: Path, session_id: str = "", **changes: object) -> ChainWriter:
+def open_writer(
+    storage: Storage, index: Path, session_id: str = "", directory: str = DIRECTORY, **changes: object
+) -> ChainWriter:
     arguments: dict[str, object] = {
         "job_id": "j1",
         "job_name": "nightly",
@@ -30,7 +32,7 @@ def open_writer(storage: Storage, index: Path, session_id: str = "", **changes: 
         "block_size_bytes": BLOCK,
         "index_directory": index,
     }
-    return ChainWriter.open(storage, DIRECTORY, **(arguments | changes))  # type: ignore[arg-type]
+    return ChainWriter.open(storage, directory, **(arguments | changes))  # type: ignore[arg-type]
 
 
 def content(seed: int, length: int = BLOCK) -> bytes:
@@ -134,15 +136,17 @@ def send_point(
     return writer.commit_point(point)
 
 
-def restore(storage: Storage, point_id: str, chain_key: ChainKey | None = None) -> dict[str, dict[int, bytes]]:
-    return restore_all(storage, [point_id], chain_key)[point_id]
+def restore(
+    storage: Storage, point_id: str, chain_key: ChainKey | None = None, *, directory: str = DIRECTORY
+) -> dict[str, dict[int, bytes]]:
+    return restore_all(storage, [point_id], chain_key, directory=directory)[point_id]
 
 
 def restore_all(
-    storage: Storage, point_ids: Iterable[str], chain_key: ChainKey | None = None
+    storage: Storage, point_ids: Iterable[str], chain_key: ChainKey | None = None, *, directory: str = DIRECTORY
 ) -> dict[str, dict[str, dict[int, bytes]]]:
     """Return what `restore` does, for several points: a block that they share is read once."""
-    with ChainReader.open(storage, DIRECTORY) as reader:
+    with ChainReader.open(storage, directory) as reader:
         if chain_key is not None:
             reader.unlock(chain_key)
         block = functools.cache(reader.block)

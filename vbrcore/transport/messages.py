@@ -6,7 +6,7 @@ import msgspec
 
 from vbrcore.mover.messages import Message
 
-Role = Literal["source", "target", "restore"]
+Role = Literal["source", "target", "restore", "copy"]
 
 
 # --- manager to transport -------------------------------------------------------------------------
