@@ -11,7 +11,7 @@ from vbrcore.backupfile.maps import walk
 from vbrcore.backupfile.slots import BODY_OFFSET, SLOT_OFFSETS
 from vbrcore.backupfile.tables import read_rows
 from vbrcore.chain.files import ENDING, LOCK_NAME, ChainFiles, read_files
-from vbrcore.chain.index import DedupIndex, intact_rows, mark_of
+from vbrcore.chain.index import DedupIndex, intact_rows, mark_of, place_of_index
 from vbrcore.chain.reader import ChainReader
 from vbrcore.chain.sweep import extent_bytes, offset_of
 from vbrcore.model.errors import FormatInvalid
@@ -170,7 +170,7 @@ def check_index(storage: MemoryStorage, home: Path) -> None:
     assert found.newest is not None
     generation_id = next(file for file in reversed(found.files) if file.contents.points).slot.generation_id
     files = found.generation(generation_id)
-    kept = DedupIndex(home / found.newest.slot.chain_id.hex(), generation_id)
+    kept = DedupIndex(place_of_index(home, found.newest.slot.chain_id, kit.DIRECTORY), generation_id)
     fresh = DedupIndex(home / "fresh", generation_id)
     try:
         assert {file_id: entered.mark for file_id, entered in kept.entered.items()} == {

@@ -7,7 +7,7 @@ import msgspec
 from vbrcore.backupfile.codec import Buffer, checksum, decompress, digest
 from vbrcore.backupfile.contents import Contents, decode_contents
 from vbrcore.backupfile.rows import HEADER_BYTES, Row, check_header, unpack_row
-from vbrcore.backupfile.slots import BODY_OFFSET, SLOT_OFFSETS, Slot, unpack_slot
+from vbrcore.backupfile.slots import BODY_OFFSET, MAGIC, SLOT_OFFSETS, Slot, unpack_slot
 from vbrcore.model.errors import DataCorrupt, FormatInvalid, FormatNewer, KeyNeeded, VbrError
 from vbrcore.storage.port import ALIGNMENT_BYTES, SLOT_BYTES, Reader, Storage
 
@@ -85,6 +85,8 @@ def was_never_committed(storage: Storage, name: str) -> bool:
     sectors were never written. What zeros there are in a whole slot does not matter: it can be opened.
     """
     first, second = (storage.read(name, offset, SLOT_BYTES) for offset in SLOT_OFFSETS)
+    if first[:_SECTOR_BYTES].strip(b"\0") and not first.startswith(MAGIC):
+        return False  # something else
     ends = first[:_SECTOR_BYTES], first[SLOT_BYTES - _SECTOR_BYTES :]  # all between is reserved
     return not second.strip(b"\0") and not all(end.strip(b"\0") for end in ends)
 

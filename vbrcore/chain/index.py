@@ -17,7 +17,7 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from vbrcore.backupfile.codec import DIGEST_BYTES
+from vbrcore.backupfile.codec import DIGEST_BYTES, digest
 from vbrcore.backupfile.contents import is_gone
 from vbrcore.backupfile.file import BackupFile
 from vbrcore.backupfile.tables import read_rows
@@ -47,6 +47,14 @@ def mark_of(file: BackupFile) -> bytes:
 
 class IndexFailed(Exception):
     """The cache could not be written. What the files say still holds."""
+
+
+def place_of_index(base: Path, chain_id: bytes, directory: str) -> Path:
+    """Return where the indexes of a chain's generations stand below `base`.
+
+    By the chain's place too: a copy has its source's id, and both may be in one repository.
+    """
+    return base / f"{chain_id.hex()}-{digest(directory.encode()).hex()[:16]}"
 
 
 class DedupIndex:

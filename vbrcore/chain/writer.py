@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer, digest
+from vbrcore.backupfile.codec import DIGEST_BYTES, Buffer
 from vbrcore.backupfile.contents import Damage, KeySlot
 from vbrcore.backupfile.file import BackupFile, content_of, locate, read_stored
 from vbrcore.backupfile.filewriter import FileWriter
@@ -18,7 +18,7 @@ from vbrcore.chain.due import Due
 from vbrcore.chain.files import LOCK_NAME, sort_points
 from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
-from vbrcore.chain.index import DedupIndex, IndexFailed
+from vbrcore.chain.index import DedupIndex, IndexFailed, place_of_index
 from vbrcore.chain.keeping import compact, give_back, newest_points
 from vbrcore.chain.ledger import Ledger, Run
 from vbrcore.chain.lost import find_lost
@@ -96,8 +96,7 @@ class ChainWriter:
         lock = storage.lock(f"{directory}/{LOCK_NAME}")
         try:
             ledger = Ledger(storage, directory, run, fence)
-            # By its place too: a copy has its source's id, and both may be in one repository.
-            where = Path(index_directory) / f"{ledger.chain_id.hex()}-{digest(directory.encode()).hex()[:16]}"
+            where = place_of_index(index_directory, ledger.chain_id, directory)
             index = DedupIndex(where, ledger.generation_id)
             try:
                 ledger.warnings += index.update(storage, ledger.generation())
