@@ -33,8 +33,17 @@ class Granted(msgspec.Struct, frozen=True):
 class Queue:
     """It lives for one decision, or goes on: with what is added, withdrawn and given back between decisions."""
 
-    def __init__(self, capacities: Capacities, held: Mapping[str, int], pending: Iterable[Pending], now: float) -> None:
+    def __init__(
+        self,
+        capacities: Capacities,
+        held: Mapping[str, int],
+        pending: Iterable[Pending],
+        now: float,
+        *,
+        reservation_after_s: float = RESERVATION_AFTER_S,
+    ) -> None:
         self.room = Room(capacities, held)
+        self._reservation_after_s = reservation_after_s
         self._begin(pending, now)
 
     def __len__(self) -> int:
@@ -137,7 +146,7 @@ class Queue:
         """Let a group wait until something comes back; one that has open choices is kept from them, and looks again."""
         if group.open and not group.is_shut and self.room.kept and not self.room.first_full(group.shared):
             self._awake[id(group)] = group
-        if not review or entry.passed_since is None or now - entry.passed_since < RESERVATION_AFTER_S:
+        if not review or entry.passed_since is None or now - entry.passed_since < self._reservation_after_s:
             return
         if self.room.first_full(group.shared).partition(":")[0] not in _NOT_RESERVABLE:
             group.keep(self.room, entry)

@@ -95,12 +95,15 @@ class Room:
         """Return the first resource whose free units are kept for somebody who comes before `key`; "": none."""
         if self.kept:
             for resource, count in needs:
-                kept_for = self.kept.get(resource)
-                if kept_for is None or key <= kept_for[0]:
-                    continue
-                if count > self.limit(resource) - self.used[resource] - kept_for[1]:
+                kept = self.kept_before(resource, key)
+                if kept and count > self.limit(resource) - self.used[resource] - kept:
                     return resource
         return ""
+
+    def kept_before(self, resource: str, key: Key) -> int:
+        """Return how many units are kept for somebody who comes before `key`."""
+        kept_for = self.kept.get(resource)
+        return 0 if kept_for is None or key <= kept_for[0] else kept_for[1]
 
     def keep(self, needs: Mapping[str, int], key: Key) -> bool:
         """Keep units, unless some of these resources are kept already; return whether they are kept now."""
