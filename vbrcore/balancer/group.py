@@ -7,9 +7,10 @@ last one, and not what waits.
 import heapq
 from bisect import insort
 from collections import Counter
+from collections.abc import Iterator
 
 from vbrcore.balancer.demand import Choice, Demand, Pending
-from vbrcore.balancer.rank import Key
+from vbrcore.balancer.rank import Key, order_key
 from vbrcore.balancer.room import Capacities, Closed, Room, kind_of, nearest
 
 _NO_CHOICE = Choice("", "", ())
@@ -39,51 +40,89 @@ class Option:
         self.needs = tuple((name, count + shared[name]) for name, count in counts.items())
 
 
-class Group:
-    """`entries` in their order; `open`: the places of choices that were not found full since they last were free.
+class Options:
+    """The choices of demands with the same units: made once, for all groups that differ in datastores only.
 
-    `is_shut`: no entry can start, whatever comes back.
+    `by_resource`: the places of the choices that use a resource; `usable`: those that could run if all else was gone.
     """
 
     def __init__(self, demand: Demand, room: Room) -> None:
-        self.entries: list[Entry] = []
-        self.gates = demand.gates
-        counts = Counter(_shared_names(demand))
-        self.shared = tuple(counts.items())
-        self.options = tuple(Option(choice, tier, counts) for choice, tier in eligible(demand, counts, room.capacities))
-        self.by_resource: dict[str, list[int]] = {}
-        for place, option in enumerate(self.options):
-            for name, _ in option.needs:
-                self.by_resource.setdefault(name, []).append(place)
+        counts = Counter(unit.resource for unit in demand.units)
         closed = room.capacities.closed
-        self.is_shut = any(name in closed and closed[name].to(demand) for name in (*self.gates, *counts)) or any(
-            count > room.limit(name) for name, count in self.shared
-        )
-        self.open = {
+        found = eligible(demand, counts, room.capacities)
+        self.all = tuple(Option(choice, tier, counts) for choice, tier in found)
+        self.usable = frozenset(
             place
-            for place, option in enumerate(self.options)
+            for place, option in enumerate(self.all)
             if not any(name in closed and closed[name].to(demand) for name, _ in option.needs)
             and all(count <= room.limit(name) for name, count in option.needs)
-        }
-        self._usable = frozenset(self.open)
-        self._unpassed: list[tuple[Key, Entry]] = []
+        )
+        self.by_resource: dict[str, list[int]] = {}
+        for place in sorted(self.usable):
+            for name, _ in self.all[place].needs:
+                self.by_resource.setdefault(name, []).append(place)
+
+
+class Group:
+    """`entries` in their order; `open`: the places of choices that were not found full since they last were free.
+
+    `freed`: what came back since it was last looked at; `asleep_on`: the first of its own resources that was full then.
+    `must_look`: a demand came since it was looked at. `is_kept_back`: some of what is free is kept for others.
+    `is_shut`: no entry can start, whatever comes back.
+    """
+
+    def __init__(self, demand: Demand, options: Options, room: Room) -> None:
+        self.entries: list[Entry] = []
+        self.gates = demand.gates
+        self.shared = tuple(Counter(_shared_names(demand)).items())
+        closed = room.capacities.closed
+        names = (*self.gates, *(name for name, _ in self.shared))
+        self.is_shut = any(name in closed and closed[name].to(demand) for name in names) or any(
+            count > room.limit(name) for name, count in self.shared
+        )
+        self.options = options.all
+        self.open = set(options.usable)
+        self.freed: set[str] = set()
+        self.asleep_on = ""
+        self.must_look = True
+        self.is_kept_back = False
+        self._usable = options.usable
+        self._by_resource = options.by_resource
+        self.unpassed: list[tuple[Key, Entry]] = []
 
     def add(self, entry: Entry) -> None:
         insort(self.entries, entry, key=lambda one: one.key)
+        self.must_look = True
         if entry.passed_since is None:
-            heapq.heappush(self._unpassed, (entry.key, entry))
+            heapq.heappush(self.unpassed, (entry.key, entry))
+
+    def reorder(self, now: float) -> None:
+        """Follow the ranks of another quarter of an hour."""
+        for entry in self.entries:
+            entry.key = order_key(entry.demand, now)
+        self.entries.sort(key=lambda one: one.key)
+        self.unpassed = [(entry.key, entry) for entry in self.entries if entry.passed_since is None]
 
     def names(self) -> set[str]:
-        return {name for name, _ in self.shared} | self.by_resource.keys()
+        return {name for name, _ in self.shared} | self._by_resource.keys()
 
-    def freed(self, resource: str) -> None:
-        """Look again at the choices that use a resource of which units came back."""
-        self.open.update(self._usable.intersection(self.by_resource.get(resource, ())))
+    def counts(self) -> Iterator[tuple[str, int]]:
+        yield from self.shared
+        for option in self.options:
+            yield from option.needs
 
     def choose(self, room: Room, key: Key) -> Option | None:
         """Return the best choice that fits now: the best mode and preference, then the least loaded server."""
-        if self.is_shut or room.first_full(self.shared) or room.first_kept(self.shared, key):
+        self.must_look = self.is_kept_back = False
+        self.asleep_on = room.first_full(self.shared)
+        if self.is_shut or self.asleep_on:
             return None
+        if room.first_kept(self.shared, key):
+            self.is_kept_back = True
+            return None
+        for name in self.freed:
+            self.open.update(self._by_resource.get(name, ()))
+        self.freed.clear()
         best: Option | None = None
         best_share = -1.0
         for place in sorted(self.open) if len(self.open) > 1 else tuple(self.open):
@@ -92,7 +131,9 @@ class Group:
                 break
             if room.first_full(option.needs):
                 self.open.discard(place)
-            elif not room.first_kept(option.needs, key):
+            elif room.first_kept(option.needs, key):
+                self.is_kept_back = True
+            else:
                 share = room.free_share(option.choice)
                 if share > best_share:
                     best, best_share = option, share
@@ -121,8 +162,8 @@ class Group:
     def pass_before(self, key: Key, now: float, waiting: "dict[str, tuple[Group, Entry]]") -> list[str]:
         """Note that one with this key started: return the ids of those that were passed for the first time."""
         passed = []
-        while self._unpassed and self._unpassed[0][0] < key:
-            _, entry = heapq.heappop(self._unpassed)
+        while self.unpassed and self.unpassed[0][0] < key:
+            _, entry = heapq.heappop(self.unpassed)
             found = waiting.get(entry.demand.demand_id)
             if found is not None and found[1] is entry:
                 entry.passed_since = now

@@ -11,16 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from vbrcore.balancer.demand import Choice, Demand, Grant, Pending, Wait
-from vbrcore.balancer.group import Entry, Group
-from vbrcore.balancer.rank import order_key, quarter
+from vbrcore.balancer.group import Entry, Group, Options
+from vbrcore.balancer.rank import Key, order_key, quarter
 from vbrcore.balancer.room import Capacities, Closed, Room
 
 RESERVATION_AFTER_S = 600.0
 _REVIEW_EVERY_S = 10.0
 _NEVER = float("-inf")
 # Whoever waits for one of these could not use slots that are kept for it.
-_NOT_RESERVABLE = frozenset({"chain", "machine"})
+_NOT_RESERVABLE = frozenset({"chain", "machine", "datastore"})
 _Shape = tuple[object, ...]
+_Look = tuple[Key, int, int, Group, bool]  # place in the group; whether it looks whatever came back
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -73,10 +74,15 @@ class Queue:
     def give_back(self, resources: Iterable[str]) -> None:
         """Free one unit of each resource."""
         for name in resources:
+            # Who needs a unit of what was not used up is not waiting for it.
+            was_short = self.room.is_full(name, self._largest.get(name, 1))
             self.room.used[name] -= 1
-            for group in self._users.get(name, {}).values():
-                group.freed(name)
-                self._awake[id(group)] = group
+            if was_short:
+                self._returned.add(name)
+                for number, group in self._users.get(name, {}).items():
+                    group.freed.add(name)
+                    if not group.asleep_on or group.asleep_on == name:
+                        self._awake[number] = group
 
     def set_capacities(self, capacities: Capacities, now: float) -> None:
         """Go on with other limits, or with other things closed."""
@@ -88,12 +94,13 @@ class Queue:
 
     def grant(self, now: float) -> Granted:
         """Grant what fits, in order of rank. `now`: seconds since the epoch."""
-        if quarter(now) != self._quarter:  # ranks change by quarters of an hour
-            self._begin([Pending(entry.demand, entry.passed_since) for _, entry in self._waiting.values()], now)
+        if quarter(now) != self._quarter:
+            self._reorder(now)
         review = now - self._reviewed >= _REVIEW_EVERY_S
         if review:
             self._reviewed = now
             self.room.kept.clear()
+            self._wake_kept_back()
         grants: list[Grant] = []
         last = None
         for group, entry, choice in self._look(now, review=review):
@@ -103,7 +110,12 @@ class Queue:
         passed = (
             frozenset[str]()
             if last is None
-            else frozenset(name for one in self._groups.values() for name in one.pass_before(last, now, self._waiting))
+            else frozenset(
+                name
+                for one in self._groups.values()
+                if one.unpassed and one.unpassed[0][0] < last
+                for name in one.pass_before(last, now, self._waiting)
+            )
         )
         return Granted(tuple(grants), passed)
 
@@ -125,31 +137,60 @@ class Queue:
 
     def _look(self, now: float, *, review: bool) -> Iterator[tuple[Group, Entry, Choice]]:
         """Yield what fits, one after the other; what was yielded must be taken before the next is asked for."""
-        groups = self._groups.values() if review else self._awake.values()
-        heap = [(group.entries[0].key, 0, id(group), group) for group in groups if group.entries]
-        self._awake.clear()
+        free = self._free()
+        heap: list[_Look] = [
+            (group.entries[0].key, 0, number, group, group.must_look)
+            for number, group in self._awake.items()
+            if group.entries and (group.must_look or not group.freed.isdisjoint(free))
+        ]
+        if review:
+            heap += [
+                (group.entries[0].key, 0, id(group), group, True)
+                for group in self._groups.values()
+                if group.entries and id(group) not in self._awake and self._waits_long(group.entries[0], now)
+            ]
         heapq.heapify(heap)
         while heap:
-            key, place, number, group = heapq.heappop(heap)
+            key, place, number, group, _ = heapq.heappop(heap)
             entry = group.entries[place]
             if self.room.first_full(entry.machines):
                 place += 1
-            elif (option := group.choose(self.room, key)) is not None:
+            elif number in self._awake and (option := group.choose(self.room, key)) is not None:
                 yield group, entry, option.choice
+                if self._free() != free:
+                    # Whoever was woken by what is used up again need not look.
+                    free = self._free()
+                    heap = [one for one in heap if one[4] or not one[3].freed.isdisjoint(free)]
+                    heapq.heapify(heap)
             else:
                 self._leave(group, entry, now, review=review)
                 continue
             if place < len(group.entries):
-                heapq.heappush(heap, (group.entries[place].key, place, number, group))
+                heapq.heappush(heap, (group.entries[place].key, place, number, group, True))
+            else:
+                self._awake.pop(number, None)
+        self._returned.clear()
+
+    def _free(self) -> list[str]:
+        return [name for name in self._returned if not self.room.is_full(name)]
 
     def _leave(self, group: Group, entry: Entry, now: float, *, review: bool) -> None:
-        """Let a group wait until something comes back; one that has open choices is kept from them, and looks again."""
-        if group.open and not group.is_shut and self.room.kept and not self.room.first_full(group.shared):
-            self._awake[id(group)] = group
-        if not review or entry.passed_since is None or now - entry.passed_since < self._reservation_after_s:
+        """Let a group wait until something comes back that it lacks."""
+        self._awake.pop(id(group), None)
+        if not review or not self._waits_long(entry, now):
             return
         if self.room.first_full(group.shared).partition(":")[0] not in _NOT_RESERVABLE:
             group.keep(self.room, entry)
+
+    def _wake_kept_back(self) -> None:
+        """Look again at those from whom free units were kept."""
+        for group in self._groups.values():
+            if group.is_kept_back:
+                group.must_look = True
+                self._awake[id(group)] = group
+
+    def _waits_long(self, entry: Entry, now: float) -> bool:
+        return entry.passed_since is not None and now - entry.passed_since >= self._reservation_after_s
 
     def _take(self, group: Group, entry: Entry, choice: Choice) -> None:
         demand = entry.demand
@@ -159,32 +200,56 @@ class Queue:
             self.room.used[unit.resource] += 1
         if any(key == entry.key for key, _ in self.room.kept.values()):
             self.room.kept = {name: kept for name, kept in self.room.kept.items() if kept[0] != entry.key}
-            self._awake.update((id(one), one) for one in self._groups.values())
+            self._wake_kept_back()
 
     # --- groups -------------------------------------------------------------------------------------
 
     def _begin(self, pending: Iterable[Pending], now: float) -> None:
-        """Order all that waits by the ranks of this quarter of an hour."""
         self._quarter = quarter(now)
+        self._reviewed = _NEVER
         self._groups: dict[_Shape, Group] = {}
         self._awake: dict[int, Group] = {}
+        self._returned: set[str] = set()
         self._users: dict[str, dict[int, Group]] = {}
+        self._largest: dict[str, int] = {}
+        self._options: dict[_Shape, Options] = {}
         self._choices: dict[int, tuple[int, tuple[Choice, ...]]] = {}
         self._choices_equal: dict[tuple[Choice, ...], int] = {}
         self._waiting: dict[str, tuple[Group, Entry]] = {}
         for one in pending:
             self.add(one, now)
+
+    def _reorder(self, now: float) -> None:
+        """Follow the ranks, which change by quarters of an hour; forget groups of which nothing waits."""
+        self._quarter = quarter(now)
         self._reviewed = _NEVER
+        for shape, group in list(self._groups.items()):
+            if group.entries:
+                group.reorder(now)
+            else:
+                del self._groups[shape]
+                self._awake.pop(id(group), None)
+        alive = {id(group) for group in self._groups.values()}
+        for name, users in list(self._users.items()):
+            self._users[name] = {number: group for number, group in users.items() if number in alive}
+            if not self._users[name]:
+                del self._users[name]
 
     def _group(self, demand: Demand) -> Group:
         stores = tuple(unit for unit in demand.machine_units if not unit.resource.startswith("machine:"))
-        places = self._number(demand.choices)
-        shape = (stores, demand.units, places, demand.writes, demand.gates, demand.wait_for_best)
+        same_choices = (demand.units, self._number(demand.choices), demand.writes, demand.wait_for_best)
+        shape = (stores, demand.gates, same_choices)
         group = self._groups.get(shape)
         if group is None:
-            group = self._groups[shape] = Group(demand, self.room)
+            options = self._options.get(same_choices)
+            if options is None:
+                options = self._options[same_choices] = Options(demand, self.room)
+            group = self._groups[shape] = Group(demand, options, self.room)
             for name in group.names():
                 self._users.setdefault(name, {})[id(group)] = group
+            for name, count in group.counts():
+                if count > self._largest.get(name, 1):
+                    self._largest[name] = count
         return group
 
     def _number(self, choices: tuple[Choice, ...]) -> int:
