@@ -1,6 +1,6 @@
 """Why a demand is where it is, and why it is not elsewhere: as values that can be printed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -61,34 +61,48 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
-    capacities: Capacities, held: Mapping[str, int], pending: Sequence[Pending], demand_id: str, now: float
-) -> Explanation:
-    """Explain one of the pending demands; the others tell what is kept and who comes first."""
+    capacities: Capacities, held: Mapping[str, int], pending: Sequence[Pending], demand_ids: Container[str], now: float
+) -> tuple[Explanation, ...]:
+    """Explain some of the pending demands, in their order; the others tell what is kept and who comes first."""
     queue = Queue(capacities, held, pending, now)
-    one = next(one for one in pending if one.demand.demand_id == demand_id)
     queue.grant(now)
     waiting = queue.waiting()
-    place = next((n for n, (_, entry) in enumerate(waiting, 1) if entry.demand.demand_id == demand_id), 0)
-    if not place:
-        parts = rank_parts(one.demand, now)
-        text = "everything it needs is free"
-        return Explanation(demand_id, STARTS_NOW, text, 0, len(waiting), parts, one.passed_since, (), (), (), ())
+    found = [
+        _starting(one, len(waiting), now)
+        for one in pending
+        if one.demand.demand_id in demand_ids and one.demand.demand_id not in queue
+    ]
+    found += [
+        _waiting(queue.room, waiting, place, now)
+        for place, (_, entry) in enumerate(waiting, 1)
+        if entry.demand.demand_id in demand_ids
+    ]
+    return tuple(found)
+
+
+def _starting(one: Pending, of: int, now: float) -> Explanation:
+    text = "everything it needs is free"
+    parts = rank_parts(one.demand, now)
+    return Explanation(one.demand.demand_id, STARTS_NOW, text, 0, of, parts, one.passed_since, (), (), (), ())
+
+
+def _waiting(room: Room, waiting: Sequence[tuple[Group, Entry]], place: int, now: float) -> Explanation:
     group, entry = waiting[place - 1]
-    why = group.why(queue.room, entry)
-    own = _uses(queue.room, entry, dict((*entry.machines, *group.shared)))
-    offered = _candidates(queue.room, group, entry)
+    why = group.why(room, entry)
+    own = _uses(room, entry, dict((*entry.machines, *group.shared)))
+    offered = _candidates(room, group, entry)
     lacking = {use.resource for use in own if use.lacks} or {
         use.resource for candidate in offered for use in candidate.resources if use.lacks
     }
     return Explanation(
-        demand_id=demand_id,
+        demand_id=entry.demand.demand_id,
         reason=why.reason,
         detail=why.detail,
         place=place,
         of=len(waiting),
         rank=rank_parts(entry.demand, now),
-        passed_since=one.passed_since,
-        kept=tuple(name for name, (key, _) in queue.room.kept.items() if key == entry.key),
+        passed_since=entry.passed_since,
+        kept=tuple(name for name, (key, _) in room.kept.items() if key == entry.key),
         resources=own,
         candidates=offered,
         ahead=_ahead(waiting[: place - 1], lacking),

@@ -23,10 +23,14 @@ def balance(catalog: Catalog) -> int:
     """Grant what fits; return how many grants were made."""
     if not catalog.waiting():
         return 0
+    return catalog.balance(functools.partial(decide, capacities_of(catalog)))
+
+
+def capacities_of(catalog: Catalog) -> Capacities:
+    """Return what there is room for at all, and what takes nothing new now."""
     servers, repositories = catalog.servers(), catalog.repositories()
     closed = {f"repository:{one.repository_id}": why for one in repositories if (why := _closed(one))}
-    capacities = Capacities(_limits(servers, repositories), closed, _labels(servers, repositories))
-    return catalog.balance(functools.partial(decide, capacities))
+    return Capacities(_limits(servers, repositories), closed, _labels(servers, repositories))
 
 
 def check_can_run(repository: Repository, servers: tuple[Server, ...]) -> None:
