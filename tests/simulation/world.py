@@ -123,7 +123,7 @@ def _jobs(
     targets: dict[str, str],
     choices: dict[tuple[str, str], tuple[Choice, ...]],
 ) -> tuple[JobOf, ...]:
-    jobs = []
+    jobs: list[JobOf] = []
     left = disks
     names = sorted(targets)
     while left > 0:
@@ -155,7 +155,7 @@ def _jobs(
 
 
 def _machines(rng: random.Random, job: str, disks: int) -> tuple[MachineOf, ...]:
-    machines = []
+    machines: list[MachineOf] = []
     while disks > 0:
         count = min(disks, rng.choice((1, 1, 1, 2, 3)))
         disks -= count

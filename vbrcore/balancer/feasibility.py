@@ -5,8 +5,6 @@ from collections import Counter
 from vbrcore.balancer.demand import Choice, Demand
 from vbrcore.balancer.room import Capacities
 
-CAN_NEVER_RUN = "can_never_run"
-
 
 def why_never(capacities: Capacities, demand: Demand) -> str:
     """Say why a demand could not run if everything else was gone; "": it could. What is closed may open again."""

@@ -4,7 +4,10 @@ import functools
 import os
 from pathlib import Path
 
+from vbrcore.balancer.candidates import server_units
 from vbrcore.balancer.decide import Capacities, Closed, decide
+from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand
+from vbrcore.balancer.feasibility import why_never
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import CanNeverRun, VbrError
 from vbrcore.model.inventory import Repository, Server
@@ -41,8 +44,10 @@ def check_can_run(repository: Repository, servers: tuple[Server, ...]) -> None:
     beside = by_name.get(repository.server)
     if beside is None or beside.host_budget < 1:
         raise CanNeverRun(f"the server {repository.server} of repository {repository.name} may take part in no task")
-    if not any("proxy" in one.roles and one.proxy_slots > 0 and one.host_budget > 0 for one in servers):
-        raise CanNeverRun("there is no proxy with a free place")
+    choices = tuple(Choice(one.name, "", server_units(one.server_id, (beside.server_id,))) for one in servers)
+    disk = Demand("", "", "task", "", 0.0, CLASS_REGULAR, manual=False, choices=choices)
+    if why := why_never(Capacities(_limits(servers, (repository,)), {}, _labels(servers, (repository,))), disk):
+        raise CanNeverRun(f"there is no proxy that could ever take a disk of it: {why}")
 
 
 def _limits(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -> dict[str, int]:
