@@ -30,13 +30,13 @@ def _explain(args: argparse.Namespace) -> int:
         print(clean(f"\n{run.machine} {run.disk} has what it needs, at {run.server or 'its repository'}"))
     for wait in view.waits:
         print()
-        _print_wait(wait)
+        print_wait(wait)
     if not view.waits:
         print("\nnothing waits")
     return 0
 
 
-def _print_wait(wait: balance.WaitView) -> None:
+def print_wait(wait: balance.WaitView) -> None:
     rank = wait.rank
     soon = "nobody can tell" if wait.starts_in_s is None else f"in about {duration(wait.starts_in_s)}"
     print_fields(
