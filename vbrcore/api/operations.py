@@ -7,6 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
+from vbrcore.api import balance
 from vbrcore.api import types as t
 
 Req = TypeVar("Req", bound=msgspec.Struct)
@@ -74,6 +75,8 @@ SESSION_SHOW = Operation("session_show", "GET", "/v1/session", t.ByName, t.Sessi
 SESSION_LOG = Operation("session_log", "GET", "/v1/session/log", t.LogQuery, t.LogChunk)
 SESSIONS_LIVE = Operation("sessions_live", "GET", "/v1/sessions/live", t.Nothing, tuple[t.SessionView, ...])
 PROCESS_LIST = Operation("process_list", "GET", "/v1/processes", t.Nothing, tuple[t.ProcessView, ...])
+EXPLAIN = Operation("explain", "GET", "/v1/explain", balance.Explain, balance.ExplainView)
+SLOTS = Operation("slots", "GET", "/v1/slots", t.Nothing, tuple[balance.SlotView, ...])
 
 POINT_LIST = Operation("point_list", "GET", "/v1/points", t.PointQuery, tuple[t.PointView, ...])
 POINT_SHOW = Operation("point_show", "GET", "/v1/point", t.ByName, t.PointView)

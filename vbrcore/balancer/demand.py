@@ -7,6 +7,7 @@ import msgspec
 # Classes of DESIGN section 5; start and ageing are added by the rank.
 CLASS_RESTORE = 800
 CLASS_CLEANUP = 600
+CLASS_QUICK = 500
 CLASS_HIGH = 400
 CLASS_REGULAR = 300
 CLASS_COPY = 200
@@ -24,11 +25,16 @@ class Unit(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A proxy that can do it, and how; `units` are what it costs there (proxy slot, host budget of each server)."""
+    """A proxy that can do it, and how; `units` are what it costs there (proxy slot, host budget of each server).
+
+    A demand lists the best mode first. `preference` orders servers of one mode (site, affinity): the lowest is best;
+    among equals the least loaded is taken.
+    """
 
     server: str
     mode: str
     units: tuple[Unit, ...]
+    preference: int = 0
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -38,6 +44,9 @@ class Demand(msgspec.Struct, frozen=True):
     the same transaction under the scope `machine_scope` and kept until that scope is released).
     Without `choices` no proxy is needed. `created` is seconds since the epoch. `writes`: it makes a repository grow,
     but none of those whose units are named in `only_read`.
+    `gates` take no units but may be closed, e.g. `window:<job id>`. `wait_for_best`: rather wait than use a worse mode.
+    `expected_s`: what it took last time (0: not known, its size says it). `ages_from`: since when it could have run,
+    seconds since the epoch, where that is after `created`.
     """
 
     demand_id: str
@@ -55,6 +64,17 @@ class Demand(msgspec.Struct, frozen=True):
     session_started: float = 0.0
     writes: bool = True
     only_read: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
+    wait_for_best: bool = False
+    expected_s: float = 0.0
+    ages_from: float = 0.0
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A demand that waits. `passed_since`: when a lower one first started before it; None: never."""
+
+    demand: Demand
+    passed_since: float | None = None
 
 
 class Grant(msgspec.Struct, frozen=True):

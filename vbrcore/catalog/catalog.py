@@ -15,13 +15,13 @@ from vbrcore.catalog.inventory import InventoryRows
 from vbrcore.catalog.jobs import JobRows
 from vbrcore.catalog.journal import JournalRow, JournalRows
 from vbrcore.catalog.keys import KeyRows
-from vbrcore.catalog.leases import LeaseRows, Waiting
+from vbrcore.catalog.leases import Held, LeaseRows, Waiting
 from vbrcore.catalog.points import PointRows, StoredPoint
 from vbrcore.catalog.schema import prepare
 from vbrcore.catalog.sessions import SessionRows
 from vbrcore.secrets.deployment import DeploymentKey
 
-__all__ = ["CATALOG_NAME", "Catalog", "JournalRow", "StoredPoint", "Waiting"]
+__all__ = ["CATALOG_NAME", "Catalog", "Held", "JournalRow", "StoredPoint", "Waiting"]
 
 CATALOG_NAME = "catalog.db"
 

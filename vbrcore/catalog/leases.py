@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from vbrcore.balancer.decide import Decisions, Pending, units_taken
-from vbrcore.balancer.demand import Demand, Grant
+from vbrcore.balancer.decide import Decisions, units_taken
+from vbrcore.balancer.demand import Demand, Grant, Pending
 from vbrcore.catalog.base import Rows
 from vbrcore.catalog.database import NOW
 from vbrcore.model.errors import LeaseLost
@@ -24,6 +24,16 @@ class Waiting(msgspec.Struct, frozen=True):
     reason: str
     detail: str
     place: int
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Units of one resource that a session holds under one scope: its own ("session"), a machine's or a task's id."""
+
+    session_id: str
+    scope: str
+    resource: str
+    demand_id: str
+    units: int
 
 
 class LeaseRows(Rows):
@@ -118,16 +128,25 @@ class LeaseRows(Rows):
         )
         return tuple(Waiting(**dict(row)) for row in rows)
 
+    def held(self) -> tuple[Held, ...]:
+        """Return who holds what."""
+        rows = self._database.rows(
+            "SELECT session_id, scope, resource, demand_id, count(*) AS units FROM leases"
+            " GROUP BY session_id, scope, resource, demand_id ORDER BY min(lease_id)"
+        )
+        return tuple(Held(**dict(row)) for row in rows)
+
+    def pending(self) -> tuple[Pending, ...]:
+        """Return what was asked for and is not granted yet."""
+        return tuple(map(_pending, self._database.rows("SELECT demand, passed_since FROM requests")))
+
     def balance(self, decide: Decide) -> int:
         """Let `decide(held, pending, now)` grant in one transaction; return how many grants were made."""
         if self._database.row("SELECT 1 FROM requests LIMIT 1") is None:
             return 0
         with self._database.write() as connection:
             requests = connection.execute("SELECT * FROM requests").fetchall()
-            pending = {
-                row["demand_id"]: Pending(msgspec.json.decode(row["demand"], type=Demand), row["passed_since"])
-                for row in requests
-            }
+            pending = {row["demand_id"]: _pending(row) for row in requests}
             held = {
                 row["resource"]: row["units"]
                 for row in connection.execute("SELECT resource, count(*) AS units FROM leases GROUP BY resource")
@@ -148,6 +167,10 @@ class LeaseRows(Rows):
                 [(now, demand_id) for demand_id in decisions.passed],
             )
         return len(decisions.grants)
+
+
+def _pending(row: sqlite3.Row) -> Pending:
+    return Pending(msgspec.json.decode(row["demand"], type=Demand), row["passed_since"])
 
 
 def _held(connection: sqlite3.Connection, session_id: str) -> None:

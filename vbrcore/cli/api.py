@@ -23,13 +23,14 @@ class _Lazy:
 
 
 if TYPE_CHECKING:
-    from vbrcore.api import operations, types
+    from vbrcore.api import balance, operations, types
     from vbrcore.model import errors, job, retention
 else:
     errors = _Lazy("vbrcore.model.errors")
     job = _Lazy("vbrcore.model.job")
     retention = _Lazy("vbrcore.model.retention")
+    balance = _Lazy("vbrcore.api.balance")
     types = _Lazy("vbrcore.api.types")
     operations = _Lazy("vbrcore.api.operations")
 
-__all__ = ["errors", "job", "operations", "retention", "types"]
+__all__ = ["balance", "errors", "job", "operations", "retention", "types"]

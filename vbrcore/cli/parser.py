@@ -22,6 +22,8 @@ NOUNS = {
     "verify": "check that a restore point can be read",
     "plugins": "the hypervisor plugins that are installed",
     "ps": "the processes of this deployment",
+    "explain": "why something waits, and when it will start",
+    "slots": "what is in use of servers and repositories, and by whom",
     "credential": "accounts whose passwords are sealed",
     "server": "managed servers and their slots",
     "service": "the backup service itself",

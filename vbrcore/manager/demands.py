@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from vbrcore.balancer.candidates import server_units
 from vbrcore.balancer.demand import (
     CLASS_ARCHIVE,
     CLASS_COPY,
@@ -47,14 +48,11 @@ def chain_demand(
     )
 
 
-def _server_units(proxy: Server, repository_server: Server) -> tuple[Unit, ...]:
-    """One proxy slot, and one unit of the host budget of each server involved; one where it is both."""
-    hosts = dict.fromkeys((proxy.server_id, repository_server.server_id))
-    return (Unit(f"proxy:{proxy.server_id}"), *(Unit(f"host:{server_id}") for server_id in hosts))
-
-
 def _choices(modes: Iterable[tuple[Server, str]], repository_server: Server) -> tuple[Choice, ...]:
-    return tuple(Choice(server.name, mode, _server_units(server, repository_server)) for server, mode in modes)
+    return tuple(
+        Choice(server.name, mode, server_units(server.server_id, (repository_server.server_id,)))
+        for server, mode in modes
+    )
 
 
 def disk_demand(

@@ -15,6 +15,7 @@ from vbrcore.api.operations import Operation
 from vbrcore.model.errors import ErrorInfo, InvalidValue, PermissionRefused, VbrError, info_of
 from vbrcore.service import (
     credentials,
+    explaining,
     health,
     hypervisors,
     importing,
@@ -60,6 +61,8 @@ _AT_ONCE = frozenset(
         operations.SESSION_LOG.name,
         operations.SESSIONS_LIVE.name,
         operations.PROCESS_LIST.name,
+        operations.EXPLAIN.name,
+        operations.SLOTS.name,
         operations.LIVE_STATUS.name,
         operations.POKE.name,
     }
@@ -71,6 +74,7 @@ def all_routes() -> Routes:
     routes = Routes()
     for module in (
         credentials,
+        explaining,
         health,
         hypervisors,
         importing,

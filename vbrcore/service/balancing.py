@@ -4,7 +4,10 @@ import functools
 import os
 from pathlib import Path
 
+from vbrcore.balancer.candidates import server_units
 from vbrcore.balancer.decide import Capacities, Closed, decide
+from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand
+from vbrcore.balancer.feasibility import why_never
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import CanNeverRun, VbrError
 from vbrcore.model.inventory import Repository, Server
@@ -23,27 +26,34 @@ def balance(catalog: Catalog) -> int:
     """Grant what fits; return how many grants were made."""
     if not catalog.waiting():
         return 0
+    return catalog.balance(functools.partial(decide, capacities_of(catalog)))
+
+
+def capacities_of(catalog: Catalog) -> Capacities:
+    """Return what there is room for at all, and what takes nothing new now."""
     servers, repositories = catalog.servers(), catalog.repositories()
     closed = {f"repository:{one.repository_id}": why for one in repositories if (why := _closed(one))}
-    capacities = Capacities(_limits(servers, repositories), closed, _labels(servers, repositories))
-    return catalog.balance(functools.partial(decide, capacities))
+    return Capacities(_limits(servers, repositories), closed, _labels(servers, repositories))
 
 
 def check_can_run(repository: Repository, servers: tuple[Server, ...]) -> None:
     """Raise `CanNeverRun` where no task of a job could ever have all that it needs."""
-    check_can_be_used(repository, servers)
-    if not any("proxy" in one.roles and one.proxy_slots > 0 and one.host_budget > 0 for one in servers):
-        raise CanNeverRun("there is no proxy with a free place")
+    beside = check_can_be_used(repository, servers)
+    choices = tuple(Choice(one.name, "", server_units(one.server_id, (beside.server_id,))) for one in servers)
+    disk = Demand("", "", "task", "", 0.0, CLASS_REGULAR, manual=False, choices=choices)
+    if why := why_never(Capacities(_limits(servers, (repository,)), {}, _labels(servers, (repository,))), disk):
+        raise CanNeverRun(f"there is no proxy that could ever take a disk of it: {why}")
 
 
-def check_can_be_used(repository: Repository, servers: tuple[Server, ...]) -> None:
-    """Raise `CanNeverRun` where no task could ever have a place at this repository."""
+def check_can_be_used(repository: Repository, servers: tuple[Server, ...]) -> Server:
+    """Return the server beside a repository. Raise `CanNeverRun` where no task could ever have a place there."""
     if repository.slots < 1:
         raise CanNeverRun(f"repository {repository.name} has no slots")
     by_name = {server.name: server for server in servers}
     beside = by_name.get(repository.server)
     if beside is None or beside.host_budget < 1:
         raise CanNeverRun(f"the server {repository.server} of repository {repository.name} may take part in no task")
+    return beside
 
 
 def _limits(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -> dict[str, int]:
