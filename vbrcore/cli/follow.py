@@ -86,7 +86,7 @@ def conclude(view: types.SessionView, *, as_json: bool, stdout_is_data: bool = F
 
 
 def summary(view: types.SessionView) -> dict[str, object]:
-    """What a program is told at the end. A report stands in it where there is one."""
+    """What a program is told at the end; of a health check also what it found."""
     return {
         "session_id": view.session_id,
         "job_id": view.job_id,
@@ -95,7 +95,7 @@ def summary(view: types.SessionView) -> dict[str, object]:
         "transferred_bytes": view.totals.transferred_bytes,
         "stored_bytes": view.totals.stored_bytes,
         "duration_s": round(view.duration_s, 3),
-    } | ({"report": view.report} if view.report else {})
+    } | ({"report": view.report} if view.kind == "health" else {})
 
 
 class Interrupts:
