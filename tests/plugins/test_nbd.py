@@ -1,6 +1,5 @@
 """The NBD client against qemu-nbd and nbdkit, and against a server that lies, is silent or dies."""
 
-import os
 import random
 import socket
 import struct
@@ -29,6 +28,13 @@ def run(*command: str | Path) -> None:
     subprocess.run([str(part) for part in command], check=True, capture_output=True)
 
 
+def listens(path: str) -> bool:
+    """Say whether a server accepts at a Unix socket. To try it would end qemu-nbd, which serves one client."""
+    accepting = "00010000"
+    fields = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return any(line[3] == accepting and line[-1] == path for line in fields)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
     """Start a real server on a Unix socket; returns the socket's path."""
@@ -39,7 +45,7 @@ def serve() -> Iterator[Callable[..., str]]:
         path = f"{directory.name}/{len(processes)}"
         words = [str(word).replace("SOCKET", path) for word in command]
         processes.append(subprocess.Popen(words))
-        while not os.path.exists(path):  # noqa: PTH110
+        while not listens(path):
             assert processes[-1].poll() is None
         return path
 
