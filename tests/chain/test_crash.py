@@ -75,6 +75,5 @@ def test_every_prefix(
 
 def test_so_many_states_were_looked_at(counter: Counter, record_property: Callable[[str, object], None]) -> None:
     record_property("crash states", str(counter))
-    if counter.works < len(WORKS) * len(STORAGE_CLASSES):
-        pytest.skip(f"only some of the works were chosen: {counter}")
-    assert counter.states >= LEAST_STATES
+    whole = counter.works >= len(WORKS) * len(STORAGE_CLASSES)  # else only some were chosen on the command line
+    assert counter.states >= (LEAST_STATES if whole else counter.works)

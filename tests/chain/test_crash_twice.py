@@ -86,6 +86,5 @@ def twice(
 
 
 def test_so_many_states_were_looked_at(counted: dict[str, int]) -> None:
-    if counted["works"] < 4 * len(STORAGE_CLASSES):
-        pytest.skip(f"only some of the works were chosen: {counted}")
-    assert counted["second"] >= LEAST_STATES
+    whole = counted["works"] >= 4 * len(STORAGE_CLASSES)  # else only some were chosen on the command line
+    assert counted["second"] >= (LEAST_STATES if whole else counted["works"])

@@ -14,6 +14,7 @@ from vbrcore.storage.port import Storage
 
 ENDING: Final = ".vbf"
 LOCK_NAME: Final = "chain.lock"
+_LOOKS: Final = 8  # at a directory that changes meanwhile
 
 FileKind = Literal["full", "inc", "base"]
 
@@ -67,10 +68,20 @@ def read_files(storage: Storage, directory: str, *, pass_over_failed: bool = Fal
     A file that the storage fails to read ends it as well, unless `pass_over_failed` (for those who only restore) and
     another can be read.
     """
+    for _ in range(_LOOKS):
+        names = file_names(storage, directory)
+        chain = _read_named(storage, names, pass_over_failed=pass_over_failed)
+        # A list may name a file that was made after the names were read: that one is not missing.
+        if not chain.missing() or file_names(storage, directory) == names:
+            break
+    return chain
+
+
+def _read_named(storage: Storage, names: Iterable[str], *, pass_over_failed: bool) -> ChainFiles:
     files, unreadable = [], []
     begun: dict[str, str] = {}
     failure: VbrError | None = None
-    for name in file_names(storage, directory):
+    for name in names:
         try:
             files.append(open_file(storage, name))
         except (FormatInvalid, DataCorrupt) as error:

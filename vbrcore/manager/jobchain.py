@@ -1,8 +1,10 @@
 """One chain in a session that writes it: its lease, its target mover, and what is done to it in the end."""
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +23,8 @@ from vbrcore.model.job import Job
 from vbrcore.model.window import is_open
 from vbrcore.model.zones import zone_named
 from vbrcore.storage.capabilities import STORAGE_CLASSES
+
+T = TypeVar("T")
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -110,6 +114,8 @@ class JobChain:
                 await self._keep(run, present, retain=retain)
             except SessionStopped as error:
                 self._context.log.info(f"upkeep of {self.directory} ends: {error}")
+                if self._context.stop.now.is_set():
+                    return  # the target is at work on it, and is killed: the next session goes on
             except VbrError as error:
                 self._warnings.add(f"upkeep of {self.directory} was not completed, the next session goes on: {error}")
         if run.lost is None:
@@ -122,7 +128,7 @@ class JobChain:
         """Have what lives moved into as few files as it needs."""
         run = await self.ready()
         async with self._slot():
-            self._note_done("compacted", await run.compact(rewrite=rewrite))
+            self._note_done("compacted", await self._unless_stopped(run.compact(rewrite=rewrite)))
 
     async def kill(self) -> None:
         await self.target.kill()
@@ -138,7 +144,7 @@ class JobChain:
         may = self._plan.any_time or is_open(window, time.time(), zone_named(window.zone))
         if self._synthetic_full_due(in_window=may):
             async with self._slot():
-                self._note_done("synthetic_full", await run.make_full())
+                self._note_done("synthetic_full", await self._unless_stopped(run.make_full()))
             self._note_points(run)
         if retain:
             await self._retain(run, present)
@@ -147,7 +153,7 @@ class JobChain:
             self._context.log.info(f"upkeep waits for its window, {window.begin} to {window.end} {window.zone}")
             return
         async with self._slot():
-            self._note_done("given_back", await run.give_back(force=self._plan.force))
+            self._note_done("given_back", await self._unless_stopped(run.give_back(force=self._plan.force)))
 
     def _synthetic_full_due(self, *, in_window: bool) -> bool:
         """What was asked for by hand waits for no window. A generation that this session began is full as it is."""
@@ -165,6 +171,19 @@ class JobChain:
         await apply_retention(self._context, self._job, run, self._warnings, present=present, doubt=doubt)
         if not doubt:
             catalog.set_clock_seen(clock)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for work of the target. Raises `SessionStopped` where the session must end now: it can take hours."""
+        doing = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._context.stop.now.wait())
+        try:
+            await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                self._context.stop.check()
+            return await doing
+        finally:
+            stopping.cancel()
+            doing.cancel()
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
