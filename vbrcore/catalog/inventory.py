@@ -15,7 +15,7 @@ from vbrcore.secrets.secret import Secret
 T = TypeVar("T", bound=msgspec.Struct)
 
 _HYPERVISORS = RowType("hypervisors", Hypervisor, "hypervisor_id", nested=("settings", "secret_names"))
-_SERVERS = RowType("servers", Server, "server_id", nested=("roles",))
+_SERVERS = RowType("servers", Server, "server_id", nested=("roles", "ssh", "ports"))
 _REPOSITORIES = RowType("repositories", Repository, "repository_id")
 _CREDENTIALS = RowType("credentials", Credential, "credential_id")
 _PASSWORD = "password"  # noqa: S105 - the name of a column's value, not a password

@@ -269,4 +269,20 @@ def _add_upkeep(tables: "sqlite_utils.Database") -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (_create, _add_retention, _add_upkeep)
+def _add_servers(tables: "sqlite_utils.Database") -> None:
+    """How servers other than this machine are reached."""
+    for column, kind in (
+        ("ssh", "TEXT"),
+        ("address", "TEXT NOT NULL DEFAULT ''"),
+        ("ports", "TEXT NOT NULL DEFAULT '[46200,46299]'"),
+        ("dials_only", "INTEGER NOT NULL DEFAULT 0"),
+    ):
+        tables.execute(f"ALTER TABLE servers ADD COLUMN {column} {kind}")
+
+
+MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (
+    _create,
+    _add_retention,
+    _add_upkeep,
+    _add_servers,
+)

@@ -36,15 +36,47 @@ class Hypervisor(msgspec.Struct, frozen=True):
     server: str = ""
 
 
+class SshAccess(msgspec.Struct, frozen=True):
+    """How a managed server is reached. `host_key`: its pinned public key, as one line of OpenSSH's form.
+
+    `login` says what proves who we are. A private key or a password is a sealed secret of the server with that name;
+    an agent is the one that the service finds in its environment (`SSH_AUTH_SOCK`).
+    """
+
+    host: str
+    user: str
+    host_key: str
+    port: int = 22
+    login: Literal["identity", "password", "agent"] = "agent"
+
+
+ServerRole = Literal["proxy", "repository", "gateway"]
+# DESIGN section 7: where movers listen for data, while a task runs.
+DATA_PORTS = (46200, 46299)
+
+
 class Server(msgspec.Struct, frozen=True):
-    """A managed server. This machine is the server named `local`, there from the start."""
+    """A managed server. This machine is the server named `local`, there from the start: it alone has no `ssh`.
+
+    Others reach its data ports (`ports`, both ends included) at `address` ("": the host of `ssh`); where nobody can,
+    `dials_only` is set, and its movers do the dialling.
+    """
 
     server_id: str
     name: str
-    roles: tuple[Literal["proxy", "repository", "gateway"], ...]
+    roles: tuple[ServerRole, ...]
     proxy_slots: int
     host_budget: int
     site: str = ""
+    ssh: SshAccess | None = None
+    address: str = ""
+    ports: tuple[int, int] = DATA_PORTS
+    dials_only: bool = False
+
+    @property
+    def data_address(self) -> str:
+        """Where other servers dial its movers; "": nobody said."""
+        return self.address or (self.ssh.host if self.ssh is not None else "")
 
 
 class Repository(msgspec.Struct, frozen=True):
