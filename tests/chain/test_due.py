@@ -82,3 +82,14 @@ def test_without_its_note_it_is_time(storage: MemoryStorage, tmp_path: Path) -> 
     writer = session(storage, tmp_path, 1)
     assert writer.give_back("punch") is not None
     writer.seal()
+
+
+def test_an_older_generation_counts(storage: MemoryStorage, tmp_path: Path) -> None:
+    settled(storage, tmp_path)
+    writer = kit.open_writer(storage, tmp_path, new_generation=True)
+    for number in (1, 2):
+        kit.send_point(writer, DISK | {0: kit.content(2000 + number)}, SIZE)
+    assert writer.give_back("punch") is None
+    writer.forget([writer.points[0].point_id])  # all that the first generation had
+    assert writer.give_back("punch") is not None
+    writer.seal()

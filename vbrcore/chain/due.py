@@ -5,7 +5,7 @@ It stands in a file beside the index, on the local disk: where that is missing, 
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,17 +36,12 @@ class Due:
         self._path = directory / _NAME
         self._last_run = last_run
 
-    def forgetting(self, point_ids: Collection[str], files: Iterable[BackupFile]) -> None:
-        """These points are about to be forgotten: what was new in them, or in the points after them, may be dead."""
-        files = [file for file in files if file.contents.points]
+    def forgetting(self, point_ids: Collection[str], generations: Iterable[Sequence[BackupFile]]) -> None:
+        """These points are about to be forgotten. `generations`: the files of each, oldest first."""
         noted = self._read()
-        if noted is None:
-            return
-        shares = [file.slot.body_end / len(file.contents.points) for file in files]
-        for place, file in enumerate(files):
-            count = sum(point.point_id in point_ids for point in file.contents.points)
-            noted.forgotten_bytes += count * max(shares[place : place + 2])
-        self._write(noted)
+        if noted is not None:
+            noted.forgotten_bytes += sum(_may_die(point_ids, files) for files in generations)
+            self._write(noted)
 
     def is_due(self, stored_bytes: int) -> bool:
         """`stored_bytes`: what the chain takes now. It is time when 3 % of it may be dead, or weekly."""
@@ -79,3 +74,16 @@ class Due:
         except OSError:
             with contextlib.suppress(OSError):  # then it is time
                 self._path.unlink()
+
+
+def _may_die(point_ids: Collection[str], files: Sequence[BackupFile]) -> float:
+    """Return the bytes that one generation may lose: what was new in these points, or in the points after them.
+
+    With its last point goes all of it.
+    """
+    listing = [file for file in files if file.contents.points]
+    if listing and all(point.point_id in point_ids for file in listing for point in file.contents.points):
+        return sum(file.slot.body_end for file in files)
+    shares = [file.slot.body_end / len(file.contents.points) for file in listing]
+    counts = [sum(point.point_id in point_ids for point in file.contents.points) for file in listing]
+    return sum(count * max(shares[place : place + 2]) for place, count in enumerate(counts))

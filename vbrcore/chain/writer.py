@@ -292,7 +292,7 @@ class ChainWriter:
             self._check_usable()
             pinned = self.pinned
             unwanted = {point.point_id for point in self._ledger.points()}.intersection(point_ids) - pinned
-            self._due.forgetting(unwanted, self._ledger.generation())
+            self._due.forgetting(unwanted, map(self._ledger.generation, self._ledger.generations()))
             for file in list(self._ledger.files.values()):
                 kept = tuple(point for point in file.contents.points if point.point_id not in unwanted)
                 if len(kept) == len(file.contents.points):
