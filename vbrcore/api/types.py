@@ -154,17 +154,6 @@ class Remove(msgspec.Struct, frozen=True):
     confirm: str = ""
 
 
-class ServerView(msgspec.Struct, frozen=True):
-    server_id: str
-    name: str
-    roles: tuple[str, ...]
-    site: str
-    proxy_slots: int
-    proxy_slots_used: int
-    host_budget: int
-    host_budget_used: int
-
-
 class CredentialAdd(msgspec.Struct, frozen=True):
     name: str
     username: str

@@ -17,6 +17,7 @@ from vbrcore.service.configuration import Configuration
 from vbrcore.service.live import LiveStore
 from vbrcore.service.managers import Managers
 from vbrcore.service.scheduler import Scheduler
+from vbrcore.service.serverwatch import ServerWatch
 from vbrcore.service.upkeep import jobs_with_due_upkeep
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Service:
         self._idle_s = idle_s
         self._last_call = time.monotonic()
         self._clock_offset = time.time() - time.monotonic()
+        self.servers = ServerWatch(catalog, self.poke)
 
     # --- for the handlers -----------------------------------------------------------------------
 
@@ -127,6 +129,14 @@ class Service:
     async def run(self) -> None:
         """Recover, then supervise until the service has ended. An error that was not expected is logged, no more."""
         await asyncio.to_thread(self._recover)
+        watching = asyncio.create_task(self.servers.run(), name="servers")
+        try:
+            await self._supervise()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _supervise(self) -> None:
         version = -1
         checked = scheduled = kept = 0.0
         while not self.ended.is_set():
