@@ -8,6 +8,7 @@ import msgspec
 
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.crew import LOCAL
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.source import run_mover
@@ -16,6 +17,7 @@ from vbrcore.model.errors import CanNeverRun, InvalidValue, MoverLost, VbrError
 from vbrcore.model.inventory import Machine, Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
+from vbrcore.model.routes import data_route
 from vbrcore.model.session import Task
 from vbrcore.mover.messages import DiskDone, Endpoint, SourceWork
 from vbrcore.plugins.api import DiskSource, Snapshot
@@ -177,23 +179,27 @@ class MachineDisks:
 
     async def _tried_again(self, target: TargetRun, task: Task, work: SourceWork, *, server: str) -> DiskDone:
         context = self._context
+        source = context.catalog.server_by_name(server or LOCAL)
+        route = data_route(source, self._parts.repository_server)
         for left in reversed(range(DISK_ATTEMPTS)):
             attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-            work = msgspec.structs.replace(work, endpoint=await target.expect(task.task_id, attempt))
             context.catalog.update_task(
                 task.task_id, state="running", reason="", server=server, attempt=attempt, started=time.time()
             )
             try:
+                endpoint = await target.expect(task.task_id, attempt, route)
                 done = await run_mover(
                     context.crew,
                     "source",
-                    work,
+                    msgspec.structs.replace(work, endpoint=endpoint),
                     machine=self._name,
                     disk=task.disk,
                     log=context.log,
                     progress=lambda message: context.live.update(task.task_id, message),
+                    target=target,
                 )
             except VbrError as error:
+                await target.void(task.task_id)
                 error = target.lost or error
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
