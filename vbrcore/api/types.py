@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.job import Compression, Fulls, HealthSchedule, Priority, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
@@ -14,23 +15,36 @@ class Nothing(msgspec.Struct, frozen=True):
     """No fields."""
 
 
+class ByName(msgspec.Struct, frozen=True):
+    """A name or an id."""
+
+    name: str
+
+
 # --- inventory --------------------------------------------------------------------------------------
 
 
 class HypervisorAdd(msgspec.Struct, frozen=True):
-    """`secrets`: settings that the plugin seals. Paths are absolute (the client makes them so)."""
+    """`secrets`: settings that the plugin seals. Paths are absolute (the client makes them so).
+
+    `server`: the managed server that is its host, where movers are to run on it.
+    """
 
     name: str
     plugin: str
     settings: dict[str, str] = {}
     secrets: dict[str, str] = {}
+    server: str = LOCAL_SERVER
 
 
 class HypervisorView(msgspec.Struct, frozen=True):
+    """`server`: the managed server that is its host."""
+
     hypervisor_id: str
     name: str
     plugin: str
     settings: dict[str, str]
+    server: str = LOCAL_SERVER
 
 
 class KeyFiles(msgspec.Struct, frozen=True):
@@ -211,6 +225,24 @@ class JobCreate(msgspec.Struct, frozen=True):
     fulls: Fulls = Fulls()
     from_repository: str = ""
     map_chain: str = ""
+    priority: Priority = "regular"
+    proxies: tuple[str, ...] = ()
+    wait_for_best: bool = False
+
+
+class JobRun(ByName, frozen=True):
+    """`quick`: somebody waits for it, so it comes before all other backups."""
+
+    quick: bool = False
+
+
+class JobEdit(msgspec.Struct, frozen=True):
+    """What is None stays as it is. `proxies`: names of the servers that may read its disks (empty: any)."""
+
+    name: str
+    priority: Priority | None = None
+    proxies: tuple[str, ...] | None = None
+    wait_for_best: bool | None = None
 
 
 class JobFull(msgspec.Struct, frozen=True):
@@ -326,6 +358,8 @@ class JobView(msgspec.Struct, frozen=True):
     from_repository: str = ""
     health: HealthSchedule = HealthSchedule()
     directory: str = ""
+    proxies: tuple[str, ...] = ()
+    wait_for_best: bool = False
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
@@ -348,12 +382,6 @@ class JobMap(msgspec.Struct, frozen=True):
 
     name: str
     directory: str
-
-
-class ByName(msgspec.Struct, frozen=True):
-    """A name or an id."""
-
-    name: str
 
 
 class JobStop(msgspec.Struct, frozen=True):
