@@ -67,6 +67,7 @@ class RepositoryAdd(msgspec.Struct, frozen=True):
     reserve_bytes: int | None = None
     key: KeyFiles | None = None
     rate_limit_bytes_s: int = 0
+    proxy_affinity: tuple[str, ...] = ()
 
 
 class RepositoryPassphrase(msgspec.Struct, frozen=True):
@@ -78,7 +79,8 @@ class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "clas
     """`state`: ok, not_mounted, read_only, below_reserve; `reason` says more.
 
     `class`: how space comes back: clone, punch or copy ("": not found out yet). `live_bytes`: what kept points need, as
-    far as it was looked for; what was not counts whole. `rate_limit_bytes_s` 0: no limit.
+    far as it was looked for; what was not counts whole. `rate_limit_bytes_s` 0: no limit. `proxy_affinity`: servers that
+    come first among equals to read disks for it.
     """
 
     repository_id: str
@@ -98,6 +100,7 @@ class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "clas
     encrypted: bool = False
     storage_class: str = ""
     rate_limit_bytes_s: int = 0
+    proxy_affinity: tuple[str, ...] = ()
 
 
 class RepositoryImport(msgspec.Struct, frozen=True):

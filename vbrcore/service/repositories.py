@@ -56,6 +56,7 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
         slots=slots,
         reserve_bytes=request.reserve_bytes,
         rate_limit_bytes_s=request.rate_limit_bytes_s,
+        proxy_affinity=tuple(dict.fromkeys(catalog.server_by_name(name).name for name in request.proxy_affinity)),
     )
     key = None if request.key is None else key_of(request.key)
     create_repository(Path(request.path), repository.repository_id)
@@ -186,6 +187,7 @@ def _view(call: Call, repository: Repository) -> types.RepositoryView:
         encrypted=call.service.catalog.is_encrypted(repository.repository_id),
         storage_class=repository.storage_class,
         rate_limit_bytes_s=repository.rate_limit_bytes_s,
+        proxy_affinity=repository.proxy_affinity,
     )
 
 
