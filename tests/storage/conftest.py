@@ -8,16 +8,21 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.smbd import SMBD, Smbd
 from vbrcore.storage.capabilities import StorageClass
 from vbrcore.storage.local import LocalStorage
 from vbrcore.storage.port import Storage
+from vbrcore.storage.smb import SmbStorage
 from vbrcore.testing.memory_storage import MemoryStorage
 
 MIB = 1024 * 1024
 
 
 class Kind(NamedTuple):
-    """A kind of storage. `maker` makes the file system in an image; without one it is mounted without a device."""
+    """A kind of storage. `maker` makes the file system in an image; without one it is mounted without a device.
+
+    `shared`: it is looked at over SMB.
+    """
 
     file_system: str
     storage_class: StorageClass
@@ -25,6 +30,7 @@ class Kind(NamedTuple):
     options: str = ""
     size_bytes: int = 64 * MIB
     alignment_bytes: int = 4096
+    shared: bool = False
 
 
 XFS = ("mkfs.xfs", "-q")
@@ -40,6 +46,8 @@ KINDS = {
     "tmpfs": Kind("tmpfs", "punch"),
     "ramfs": Kind("ramfs", "copy"),
     "vfat": Kind("vfat", "copy", ("mkfs.vfat",)),
+    "smb-ext4": Kind("ext4", "punch", ("mkfs.ext4", "-q"), shared=True),
+    "smb-ramfs": Kind("ramfs", "copy", shared=True),
     "memory-clone": Kind("memory", "clone"),
     "memory-punch": Kind("memory", "punch"),
     "memory-copy": Kind("memory", "copy"),
@@ -47,7 +55,9 @@ KINDS = {
 
 
 def is_known(kind: Kind) -> bool:
-    """Say whether the kernel has this file system, or a module of it."""
+    """Say whether the kernel has this file system, or a module of it, and whether it can be shared."""
+    if kind.shared and SMBD is None:
+        return False
     if kind.file_system in {*Path("/proc/filesystems").read_text().split(), "memory"}:
         return True
     return not subprocess.run(["modprobe", "--dry-run", kind.file_system], check=False, capture_output=True).returncode
@@ -64,6 +74,8 @@ class FileSystems:
         self._failed: dict[str, str] = {}
         self._mounted: dict[str, Path] = {}
         self._storages = 0
+        self._smbd: Smbd | None = None
+        self._connected: list[SmbStorage] = []
 
     def storage(self, name: str) -> Storage:
         """Return an empty storage of that kind, or skip the test, saying why."""
@@ -77,9 +89,25 @@ class FileSystems:
         self._storages += 1
         root = self._mounted[name] / str(self._storages)
         root.mkdir()
-        return LocalStorage(root)
+        return self._shared(name, root.name) if kind.shared else LocalStorage(root)
+
+    def _shared(self, name: str, directory: str) -> SmbStorage:
+        if self._smbd is None:
+            self._smbd = Smbd(self._home / "smbd")
+            for share, kind in KINDS.items():
+                if kind.shared:
+                    self._smbd.share(share, self._home / share)
+            self._smbd.start()
+        while self._connected:  # that of the test before
+            self._connected.pop().close()
+        self._connected.append(SmbStorage(self._smbd.place(name, directory)))
+        return self._connected[-1]
 
     def unmount(self) -> None:
+        for storage in self._connected:
+            storage.close()
+        if self._smbd is not None:
+            self._smbd.kill()
         for path in self._mounted.values():
             subprocess.run(["umount", str(path)], check=True)
 

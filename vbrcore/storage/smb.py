@@ -45,9 +45,7 @@ _BLOCK_BYTES: Final = frozenset({8192, 16384, 32768, 65536})
 _UNDER_WAY: Final = 8  # requests of one call that wait for an answer
 _ALL: Final = Sharing.FILE_SHARE_READ | Sharing.FILE_SHARE_WRITE | Sharing.FILE_SHARE_DELETE
 _READ: Final = FilePipePrinterAccessMask.FILE_READ_DATA | FilePipePrinterAccessMask.FILE_READ_ATTRIBUTES
-_WRITE: Final = (
-    _READ | FilePipePrinterAccessMask.FILE_WRITE_DATA | FilePipePrinterAccessMask.FILE_WRITE_ATTRIBUTES
-)
+_WRITE: Final = _READ | FilePipePrinterAccessMask.FILE_WRITE_DATA | FilePipePrinterAccessMask.FILE_WRITE_ATTRIBUTES
 _LOOK: Final = FilePipePrinterAccessMask.FILE_READ_ATTRIBUTES
 _NAME: Final = FilePipePrinterAccessMask.DELETE | FilePipePrinterAccessMask.FILE_READ_ATTRIBUTES
 _IN_DIRECTORY: Final = (
@@ -397,7 +395,7 @@ class SmbStorage:
     def _make_directory(self, path: str) -> bool:
         disposition = CreateDisposition.FILE_OPEN_IF
         handle = self._open(path, _IN_DIRECTORY, disposition, _DIRECTORY)
-        made = handle.create_action == disposition_made
+        made = handle.create_action == _MADE
         self._wire.release(handle)
         return bool(made)
 
@@ -431,7 +429,7 @@ class SmbStorage:
         return "/".join((self._root, *parts) if self._root else parts)
 
 
-disposition_made: Final = 2  # FILE_CREATED
+_MADE: Final = 2  # FILE_CREATED of the answer to an open
 
 
 def _pieces(parts: Sequence[Buffer], most_bytes: int) -> Iterator[bytes]:
