@@ -270,7 +270,7 @@ def _add_upkeep(tables: "sqlite_utils.Database") -> None:
 
 
 def _add_servers(tables: "sqlite_utils.Database") -> None:
-    """How servers other than this machine are reached."""
+    """How servers other than this machine are reached, and repositories that lie elsewhere."""
     for column, kind in (
         ("ssh", "TEXT"),
         ("address", "TEXT NOT NULL DEFAULT ''"),
@@ -278,6 +278,14 @@ def _add_servers(tables: "sqlite_utils.Database") -> None:
         ("dials_only", "INTEGER NOT NULL DEFAULT 0"),
     ):
         tables.execute(f"ALTER TABLE servers ADD COLUMN {column} {kind}")
+    for column, kind in (
+        ("site", "TEXT NOT NULL DEFAULT ''"),
+        ("credential_id", "TEXT NOT NULL DEFAULT ''"),
+        ("gateways", "TEXT NOT NULL DEFAULT '[]'"),
+    ):
+        tables.execute(f"ALTER TABLE repositories ADD COLUMN {column} {kind}")
+    # Which gateway a chain's last session went through: its index is at hand there.
+    tables.execute("ALTER TABLE chains ADD COLUMN gateway TEXT NOT NULL DEFAULT ''")
 
 
 MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (

@@ -14,8 +14,10 @@ from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.model.errors import ErrorInfo
 from vbrcore.model.job import Compression
+from vbrcore.model.place import Place
 from vbrcore.model.point import Point
 from vbrcore.model.session import Totals
+from vbrcore.mover.questions import Question
 from vbrcore.plugins.api import SinkSpec, SourceSpec
 
 
@@ -79,7 +81,7 @@ class TargetWork(Message, frozen=True):
     `machine_id` and `machine`: of a chain of one machine. `chain_id`: of a copy, which has its source's (empty: any).
     """
 
-    repository_path: str
+    place: Place
     repository_id: str
     reserve_bytes: int | None
     directory: str
@@ -155,7 +157,7 @@ class RestoreWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -172,7 +174,7 @@ class ReadConfiguration(Message, frozen=True):
     `encrypted` as in `RestoreWork`.
     """
 
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -189,7 +191,7 @@ class CopyWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -209,7 +211,7 @@ class ExamineWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_ids: tuple[str, ...] = ()
@@ -223,6 +225,25 @@ class MarkDamaged(Message, frozen=True):
 
     marks: tuple[Mark, ...]
     bad_tables: tuple[bytes, ...] = ()
+
+
+class KeepWork(Message, frozen=True):
+    """Storage mover: answer questions about a place until `Stop`.
+
+    `purpose`: "open" a repository, which must be `repository_id`; "create" it there; or "look" at a place, whatever it
+    is, to find out. `Kept` is the reply.
+    """
+
+    place: Place
+    repository_id: str
+    purpose: Literal["open", "create", "look"] = "open"
+
+
+class Asked(Message, frozen=True):
+    """Storage mover: a question, answered by `Answer` with the same number; not always in order."""
+
+    number: int
+    question: Question
 
 
 class UseKey(Message, frozen=True):
@@ -354,6 +375,27 @@ class Examined(Message, frozen=True):
     diagnosis: Diagnosis
 
 
+class Kept(Message, frozen=True):
+    """Storage mover: the place is open. `storage_class`: of one that was created."""
+
+    alignment_bytes: int
+    storage_class: str = ""
+
+
+class Answer(Message, frozen=True):
+    """Storage mover: what a question is answered with; which field says it stands with the question.
+
+    `more`: another part follows, with further names.
+    """
+
+    number: int
+    value: int = 0
+    data: bytes = b""
+    names: tuple[str, ...] = ()
+    more: bool = False
+    error: ErrorInfo | None = None
+
+
 class DamageMarked(Message, frozen=True):
     """Target: the answer to `MarkDamaged`; `marks` were named that had not been so before."""
 
@@ -396,6 +438,8 @@ ToMover = (
     | ReadConfiguration
     | ExamineWork
     | MarkDamaged
+    | KeepWork
+    | Asked
     | UseKey
     | Stop
 )
@@ -415,6 +459,8 @@ FromMover = (
     | RestoreDone
     | Examined
     | DamageMarked
+    | Kept
+    | Answer
     | Ended
     | Failed
     | Log

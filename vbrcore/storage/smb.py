@@ -2,7 +2,7 @@
 
 A lock is an open of its file that shares neither reading nor writing, so the server ends it with the connection. What
 was open when a connection is lost fails from then on (`StorageFailed`), and so does everything else: another instance
-begins anew, with a lock of its own. A file that is removed while somebody has it open keeps its name until it is closed.
+begins anew, with a lock of its own. What is removed while somebody has it open keeps its name until it is closed.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from vbrcore.model.errors import (
 from vbrcore.model.place import Place
 from vbrcore.storage.names import check_name
 from vbrcore.storage.port import ALIGNMENT_BYTES, SLOT_BYTES, Buffer, check_aligned, whole_blocks
-from vbrcore.storage.smbwire import UNABLE, Wire
+from vbrcore.storage.smbwire import Wire
 
 _BLOCK_BYTES: Final = frozenset({8192, 16384, 32768, 65536})
 _UNDER_WAY: Final = 8  # requests of one call that wait for an answer
@@ -330,6 +330,10 @@ class SmbStorage:
         for count in range(1, len(parts) + 1):
             made = self._make_directory("/".join(parts[:count]))
         return made
+
+    def root_names(self) -> tuple[str, ...]:
+        """Return what lies in the root itself."""
+        return tuple(name for name, _ in self._entries(""))
 
     def remove_root(self) -> None:
         """Remove the root that `make_root` made, where nothing is in it."""

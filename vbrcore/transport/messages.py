@@ -6,7 +6,7 @@ import msgspec
 
 from vbrcore.mover.messages import Message
 
-Role = Literal["source", "target", "restore", "copy"]
+Role = Literal["source", "target", "restore", "copy", "storage"]
 
 
 # --- manager to transport -------------------------------------------------------------------------
