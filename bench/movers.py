@@ -110,7 +110,7 @@ class Line:
         endpoint = m.Endpoint(self._ready.path, os.urandom(32))
         await self._to_target(m.ExpectTask(task_id, 1, endpoint))
         mover = await self._client.start_mover("copy", _JOB_ID, self._session_id, task_id, "disk")
-        where = (str(source.repository), source.repository_id, _DIRECTORY, point.point_id)
+        where = (Place(str(source.repository)), source.repository_id, _DIRECTORY, point.point_id)
         await mover.send(m.CopyWork(task_id, *where, endpoint, disk_number=0))
         return mover
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from vbrcore.model.place import PASSWORD, Place, Share
 
 SMBD = shutil.which("smbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-PASSWORD_TEXT = "correct horse"
+PASSWORD_TEXT = "correct horse"  # noqa: S105 - of a server that lives as long as a test
 _OWN_DIRECTORIES = ("private", "lock", "state", "cache", "pid", "ncalrpc")
 _START_S = 20.0
 
@@ -62,11 +62,12 @@ class Smbd:
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise
                 time.sleep(0.05)
+            else:
+                return
 
     def signal(self, number: signal.Signals) -> None:
         """Send it to the server and to all that serve its connections."""

@@ -90,6 +90,7 @@ class Repository(msgspec.Struct, frozen=True):
     `reserve_bytes` None: 10 % of the file system, between 5 GiB and 20 % of it.
 
     `rate_limit_bytes_s`: what each target mover writes at most (0: no limit). `storage_class`: as it was found last.
+    `site`: where it stands ("": where its server does). `proxy_affinity`: names of proxies that it prefers.
     """
 
     repository_id: str
@@ -101,6 +102,7 @@ class Repository(msgspec.Struct, frozen=True):
     rate_limit_bytes_s: int = 0
     storage_class: str = ""
     site: str = ""
+    proxy_affinity: tuple[str, ...] = ()
     credential_id: str = ""
     gateways: tuple[str, ...] = ()
 

@@ -376,10 +376,11 @@ class Examined(Message, frozen=True):
 
 
 class Kept(Message, frozen=True):
-    """Storage mover: the place is open. `storage_class`: of one that was created."""
+    """Storage mover: the place is open, which took `connect_s`. `storage_class`: of one that was created."""
 
     alignment_bytes: int
     storage_class: str = ""
+    connect_s: float = 0.0
 
 
 class Answer(Message, frozen=True):

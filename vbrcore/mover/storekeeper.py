@@ -1,6 +1,7 @@
 """The storage mover: answers questions about one place, for whoever is not where the place can be opened."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -26,10 +27,12 @@ def run(control: Control) -> None:
         raise stopped()
     if not isinstance(work, KeepWork):
         raise ProtocolError(f"a storage mover cannot do {type(work).__name__}")
+    started = time.monotonic()
     storage_class = create_at(work.place, work.repository_id) if work.purpose == "create" else ""
     storage = storage_at(work.place) if work.purpose == "look" else open_place(work.place, work.repository_id)
+    connect_s = time.monotonic() - started
     keeper = Storekeeper(control, storage, str(work.place))
-    control.send(Kept(storage.alignment_bytes, storage_class))
+    control.send(Kept(storage.alignment_bytes, storage_class, connect_s))
     with ThreadPoolExecutor(_THREADS) as threads:
         while not isinstance(message := control.receive(), Stop):
             if not isinstance(message, Asked):

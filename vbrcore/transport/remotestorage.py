@@ -114,6 +114,7 @@ class RemoteStorage:
     def __init__(self, handle: MoverHandle, where: str, kept: Kept) -> None:
         self.alignment_bytes = kept.alignment_bytes
         self.storage_class = kept.storage_class
+        self.connect_s = kept.connect_s
         self.where = where
         self.lost: VbrError | None = None
         self._handle = handle
