@@ -10,6 +10,7 @@ from vbrcore.balancer.candidates import Candidates, why_taken, without
 from vbrcore.balancer.demand import Grant
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.crew import LOCAL
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.placement import Placement
@@ -19,6 +20,7 @@ from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
 from vbrcore.model.inventory import Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
+from vbrcore.model.routes import Route, data_route
 from vbrcore.model.session import Task
 from vbrcore.mover.messages import DiskDone, Endpoint, SourceWork
 from vbrcore.plugins.api import DiskSource, Snapshot
@@ -196,7 +198,6 @@ class MachineDisks:
         failed = set[str]()
         for left in reversed(range(DISK_ATTEMPTS)):
             attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-            work = msgspec.structs.replace(work, endpoint=await target.expect(task.task_id, attempt))
             context.catalog.update_task(
                 task.task_id,
                 state="running",
@@ -206,16 +207,19 @@ class MachineDisks:
                 **self._way(grant),
             )
             try:
+                endpoint = await target.expect(task.task_id, attempt, self._route(grant))
                 done = await run_mover(
                     context.crew,
                     "source",
-                    work,
+                    msgspec.structs.replace(work, endpoint=endpoint),
                     machine=self._name,
                     disk=task.disk,
                     log=context.log,
                     progress=lambda message: context.live.update(task.task_id, message),
+                    target=target,
                 )
             except VbrError as error:
+                await target.void(task.task_id)
                 error = target.lost or error
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
@@ -240,6 +244,11 @@ class MachineDisks:
                 )
                 return done
         raise MoverLost(f"{self._name}/{task.disk}: no attempt left")
+
+    def _route(self, grant: Grant | None) -> Route:
+        """Return how the data of a task goes; a configuration is read on this machine. Raises `NoRoute`."""
+        source = self._context.catalog.server_by_name(grant.server if grant is not None else LOCAL)
+        return data_route(source, self._parts.repository_server)
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""

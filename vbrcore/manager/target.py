@@ -1,6 +1,7 @@
 """The one target mover of a session's chain. A lost one is replaced when the next attempt needs it."""
 
 import asyncio
+import contextlib
 import secrets
 from typing import Any, TypeVar
 
@@ -11,8 +12,10 @@ from vbrcore.chain.givenback import GivenBack
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.keys import OpenChain, RepositoryKeys
 from vbrcore.manager.log import SessionLog
-from vbrcore.model.errors import ProtocolError, VbrError, error_from
+from vbrcore.manager.routes import endpoints, resolved
+from vbrcore.model.errors import MoverLost, ProtocolError, TransportLost, VbrError, error_from
 from vbrcore.model.point import Point
+from vbrcore.model.routes import Route
 from vbrcore.mover.messages import (
     ChainPoints,
     CommitPoint,
@@ -27,6 +30,7 @@ from vbrcore.mover.messages import (
     FullMade,
     GiveBack,
     KeySlotsWritten,
+    Listening,
     Log,
     MakeFull,
     PointCommitted,
@@ -38,6 +42,7 @@ from vbrcore.mover.messages import (
     ToMover,
     UpkeepDone,
     UseKeySlots,
+    VoidTask,
 )
 from vbrcore.transport.client import MoverHandle
 
@@ -66,17 +71,49 @@ class TargetRun:
         self._handle = handle
         self._log = log
         self._commits: dict[str, asyncio.Future[Point]] = {}
-        self._expected: dict[str, asyncio.Future[None]] = {}
+        self._listening: dict[tuple[str, int], asyncio.Future[int]] = {}
+        self._to_dial: dict[str, ExpectTask] = {}
         self._answers: dict[type[FromMover], asyncio.Future[FromMover]] = {}
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener = asyncio.create_task(self._listen(), name="target-listener")
 
-    async def expect(self, task_id: str, attempt: int) -> Endpoint:
-        """Make the target accept one source for this attempt, and no earlier one."""
+    async def expect(self, task_id: str, attempt: int, route: Route) -> Endpoint:
+        """Make the target accept one source for this attempt, and no earlier one; return what the source is told.
+
+        Where the source listens, `dial` follows when it does. Raises `NoFreePort`, `NoDataAddress`.
+        """
         self._check()
-        endpoint = Endpoint(path=self.ready.path, secret=secrets.token_bytes(_SECRET_BYTES))
-        await self._handle.send(ExpectTask(task_id=task_id, attempt=attempt, endpoint=endpoint))
-        return endpoint
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        if route.way == "socket":
+            endpoint = Endpoint(self.ready.path, secret)
+            await self._handle.send(ExpectTask(task_id, attempt, endpoint))
+            return endpoint
+        route = await resolved(route)
+        for_source, for_target = endpoints(route, secret)
+        if route.way == "source_listens":
+            self._to_dial[task_id] = ExpectTask(task_id, attempt, for_target)
+            return for_source
+        listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._listening[task_id, attempt] = listening
+        await self._handle.send(ExpectTask(task_id, attempt, for_target))
+        port = await listening
+        return msgspec.structs.replace(for_source, ports=(port, port))
+
+    async def dial(self, task_id: str, port: int) -> None:
+        """Have the target dial the source of this task, which listens now."""
+        self._check()
+        task = self._to_dial.pop(task_id, None)
+        if task is None:
+            raise ProtocolError(f"the source of task {task_id} listens, but was not told to")
+        endpoint = msgspec.structs.replace(task.endpoint, ports=(port, port))
+        await self._handle.send(msgspec.structs.replace(task, endpoint=endpoint))
+
+    async def void(self, task_id: str) -> None:
+        """Have the target expect nobody for this task any more; a target that is gone expects nobody."""
+        self._to_dial.pop(task_id, None)
+        if self.lost is None and not self._ended.done():
+            with contextlib.suppress(MoverLost, TransportLost):
+                await self._handle.send(VoidTask(task_id))
 
     async def commit(self, point: Point) -> Point:
         """Commit a point; return it with its sequence and kind. Raises `BlocksMissing`, `MoverLost` and others."""
@@ -161,6 +198,12 @@ class TargetRun:
                 _refuse(self._commits.pop(point_id, None), error_from(error))
             case Forgotten() | KeySlotsWritten() | UpkeepDone() | FullMade():
                 _resolve(self._answers.pop(type(message), None), message)
+            case Listening(task_id=task_id, attempt=attempt, port=port, error=error):
+                waiting = self._listening.pop((task_id, attempt), None)
+                if error is None:
+                    _resolve(waiting, port)
+                else:
+                    _refuse(waiting, error_from(error))
             case Progress():
                 self.progress = message
             case Log(level=level, message=text):
@@ -183,6 +226,9 @@ class TargetRun:
         for answer in self._answers.values():
             _refuse(answer, self.lost)
         self._answers.clear()
+        for listening in self._listening.values():
+            _refuse(listening, self.lost)
+        self._listening.clear()
         _refuse(self._ended, self.lost)
 
 

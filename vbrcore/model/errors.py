@@ -217,6 +217,38 @@ class OutsideWindow(VbrError):
     hint = "The job's window ended first: make it longer, start the job earlier, or give it more slots or priority."
 
 
+class NoRoute(VbrError):
+    code = "no_route"
+    exit_code = 2
+    hint = (
+        "Both servers only dial and neither can be dialled: give one of them an address and ports that the other"
+        " reaches, or choose a proxy on the other server."
+    )
+
+
+class NoDataAddress(VbrError):
+    code = "no_data_address"
+    exit_code = 2
+    hint = "Set the server's address to one that it has itself and that the other servers dial, or let it only dial."
+
+
+class NoFreePort(VbrError):
+    code = "no_free_port"
+    exit_code = 19
+    hint = "All ports of the server's range are taken: give it a wider range, or find out who else uses it."
+    retryable = True
+
+
+class PeerRefused(VbrError):
+    code = "peer_refused"
+    exit_code = 19
+    hint = (
+        "Something else answered where the other mover was expected, or a clock is wrong by more than a day; nothing"
+        " was sent to it."
+    )
+    retryable = True
+
+
 class LeaseLost(VbrError):
     code = "lease_lost"
     exit_code = 19

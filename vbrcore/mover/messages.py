@@ -28,11 +28,39 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 # --- manager to mover: what to do -----------------------------------------------------------------
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """What one side of a TLS connection proves itself with, and whom alone it accepts. PEM; good for one attempt."""
+
+    certificate: bytes
+    key: bytes
+    peer_certificate: bytes
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where the target listens for one attempt of one task, and the secret that both sides know."""
+    """How a source and its target meet for one attempt of one task, as one of the two is told; never journaled.
+
+    On one server the target listens at the Unix socket `path`. Else there is a `proof`: who `listens` does so at the
+    address `host`, on a free port of `ports` (both ends included); who does not dials `host` and the first of `ports`.
+    """
 
     path: str
     secret: bytes
+    host: str = ""
+    ports: tuple[int, int] = (0, 0)
+    listens: bool = False
+    proof: Proof | None = None
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.path or self.host!r}, ***)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class ChainSecret(msgspec.Struct, frozen=True):
@@ -112,6 +140,12 @@ class ExpectTask(Message, frozen=True):
     task_id: str
     attempt: int
     endpoint: Endpoint
+
+
+class VoidTask(Message, frozen=True):
+    """Target: expect nobody for this task any more, and end the connection that there is."""
+
+    task_id: str
 
 
 class CommitPoint(Message, frozen=True):
@@ -283,6 +317,15 @@ class Ready(Message, frozen=True):
     storage_class: str = ""
 
 
+class Listening(Message, frozen=True):
+    """Source or target: it listens for this attempt on `port`, or cannot: `error`. The answer to such an endpoint."""
+
+    task_id: str
+    port: int = 0
+    attempt: int = 0
+    error: ErrorInfo | None = None
+
+
 class KeySlotsWritten(Message, frozen=True):
     """Target: the answer to `UseKeySlots`; `lists` is how many contents lists were written."""
 
@@ -428,6 +471,7 @@ ToMover = (
     | TargetWork
     | UseKeySlots
     | ExpectTask
+    | VoidTask
     | CommitPoint
     | ForgetPoints
     | GiveBack
@@ -447,6 +491,7 @@ ToMover = (
 FromMover = (
     ChainPoints
     | Ready
+    | Listening
     | KeySlotsWritten
     | KeyWanted
     | Progress

@@ -32,6 +32,7 @@ from vbrcore.mover.messages import (
     FullMade,
     GiveBack,
     KeySlotsWritten,
+    Listening,
     MakeFull,
     MarkDamaged,
     PointCommitted,
@@ -44,6 +45,7 @@ from vbrcore.mover.messages import (
     ToMover,
     UpkeepDone,
     UseKeySlots,
+    VoidTask,
 )
 from vbrcore.mover.pace import Pace
 from vbrcore.storage.capabilities import StorageClass, probe
@@ -120,7 +122,8 @@ class _Target:
         self._ended = threading.Event()
         # Named by the chain, of which there is one writer: a successor finds the place and replaces what is there.
         name = digest(work.directory.encode()).hex()[:16]
-        self._intake = Intake(writer, Path(work.index_directory) / f"data-{name}" / "target", self._on_fatal, pace)
+        path = Path(work.index_directory) / f"data-{name}" / "target"
+        self._intake = Intake(writer, path, self._on_fatal, pace, lambda text: control.log("warning", text))
 
     def run(self) -> None:
         try:
@@ -199,9 +202,20 @@ class _Target:
         while True:
             message = self._control.receive()
             if isinstance(message, ExpectTask):
-                self._intake.expect(message)
+                self._expect(message)
+            elif isinstance(message, VoidTask):
+                self._intake.void(message.task_id)
             elif message is not None:
                 self._orders.put(message)
+
+    def _expect(self, task: ExpectTask) -> None:
+        try:
+            port = self._intake.expect(task)
+        except VbrError as error:
+            self._control.send(Listening(task.task_id, attempt=task.attempt, error=info_of(error)))
+        else:
+            if port:
+                self._control.send(Listening(task.task_id, port, task.attempt))
 
     def _watch(self) -> None:
         """Once a second: progress, and the repository's reserve."""
