@@ -26,7 +26,7 @@ from vbrcore.transport.storages import Storages
 _KNOWN_S: Final = 86_400.0
 _AWAY_S: Final = 60.0
 # What another gateway would meet as well.
-_OF_THE_SHARE: Final = (ShareRefused, RepositoryNotMounted, InvalidValue)
+OF_THE_SHARE: Final = (ShareRefused, RepositoryNotMounted, InvalidValue)
 WORDS: Final = {
     "only_gateway": "there is no other",
     "served_the_chain_last": "it served the chain last, and has its index at hand",
@@ -83,6 +83,10 @@ class Gateways:
             self._catalog.note_last_gateway(repository.repository_id, directory, known)
         return msgspec.structs.replace(repository, server=known)
 
+    def last(self, repository: Repository) -> str:
+        """Return the gateway that was settled on ("": none)."""
+        return self._settled.get(repository.repository_id, "")
+
     def forget(self, repository: Repository, error: VbrError) -> None:
         """A gateway was lost: the next who asks gets another one."""
         if repository.is_share and self._settled.get(repository.repository_id) == repository.server:
@@ -131,7 +135,7 @@ class Gateways:
         there = msgspec.structs.replace(repository, server=name)
         try:
             storage: Storage = await asyncio.to_thread(self._storages.open, there)
-        except _OF_THE_SHARE:
+        except OF_THE_SHARE:
             raise
         except VbrError as error:
             self._note(repository, name, None, str(error))

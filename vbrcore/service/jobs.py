@@ -1,7 +1,5 @@
 """Jobs: made, shown, started, stopped, scheduled, deleted."""
 
-from pathlib import Path
-
 import msgspec
 
 from vbrcore.api import operations, types
@@ -19,7 +17,6 @@ from vbrcore.service.repositories import check_confirmed, find_repository
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.upcoming import check_not_followed, reason, shown_schedule, upcoming
 from vbrcore.service.values import check_name, moment
-from vbrcore.storage.repository import open_repository
 
 _NOT_INSTALLED = (
     "no installed service runs, so nothing starts this job while nobody uses vbrcore: 'service install' changes that"
@@ -92,7 +89,7 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
     if request.map_chain:
         from vbrcore.service.mapping import check_mapping  # noqa: PLC0415 - which stands on this module
 
-        mapped = check_mapping(catalog, repository, job, request.map_chain)
+        mapped = check_mapping(call, repository, job, request.map_chain)
         job = msgspec.structs.replace(job, directory=mapped.directory)
     catalog.add_job(job)
     if mapped is not None:
@@ -180,7 +177,7 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     check_not_followed(catalog, job)
     chains = catalog.chains_of(job.job_id) if request.with_backups else frozenset()
     repositories = {one: catalog.repository(one) for one, _ in chains}
-    storages = {one: open_repository(Path(found.path), one) for one, found in repositories.items()}
+    storages = {one: call.service.elsewhere.open(found) for one, found in repositories.items()}
     if (live := catalog.live_session_of(job.job_id)) is not None:
         raise JobAlreadyRunning(f"session {live.session_id} of job {job.name} still runs")
     # The job last: where its files cannot be deleted, nothing is forgotten.
