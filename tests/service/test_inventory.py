@@ -10,6 +10,7 @@ import pytest
 from vbrcore.api import operations as ops
 from vbrcore.api import types as t
 from vbrcore.api.client import Client
+from vbrcore.api.jobs import JobEdit
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import (
     AlreadyExists,
@@ -64,11 +65,11 @@ def test_hypervisors_are_checked_against_their_plugin(client: Client, tmp_path: 
     def add(
         name: str = "lab",
         plugin: str = "images",
-        settings: dict[str, str] = {},
-        secrets: dict[str, str] = {},
+        settings: dict[str, str] | None = None,
+        secrets: dict[str, str] | None = None,
         server: str = "local",
     ) -> t.HypervisorView:
-        return client.call(ops.HYPERVISOR_ADD, t.HypervisorAdd(name, plugin, settings, secrets, server))
+        return client.call(ops.HYPERVISOR_ADD, t.HypervisorAdd(name, plugin, settings or {}, secrets or {}, server))
 
     for settings in ({}, {"paht": "/x"}):
         with pytest.raises(InvalidValue):
@@ -142,15 +143,15 @@ def test_jobs_are_checked_when_they_are_saved(client: Client, job: t.JobView) ->
 
 def test_a_job_names_its_proxies_and_says_before_whom_it_runs(client: Client, job: t.JobView) -> None:
     assert (job.proxies, job.wait_for_best, job.priority) == ((), False, "regular")
-    edit = t.JobEdit(job.name, priority="high", proxies=("local", "local"), wait_for_best=True)
+    edit = JobEdit(job.name, priority="high", proxies=("local", "local"), wait_for_best=True)
     view = client.call(ops.JOB_EDIT, edit)
     assert (view.proxies, view.wait_for_best, view.priority) == (("local",), True, "high")
-    assert client.call(ops.JOB_EDIT, t.JobEdit(job.name, wait_for_best=False)).proxies == ("local",)
+    assert client.call(ops.JOB_EDIT, JobEdit(job.name, wait_for_best=False)).proxies == ("local",)
     with pytest.raises(NotFound, match="no server far"):
-        client.call(ops.JOB_EDIT, t.JobEdit(job.name, proxies=("far",)))
+        client.call(ops.JOB_EDIT, JobEdit(job.name, proxies=("far",)))
     with pytest.raises(InvalidValue, match="nothing"):
-        client.call(ops.JOB_EDIT, t.JobEdit(job.name))
-    client.call(ops.JOB_EDIT, t.JobEdit(job.name, priority="regular", proxies=()))
+        client.call(ops.JOB_EDIT, JobEdit(job.name))
+    client.call(ops.JOB_EDIT, JobEdit(job.name, priority="regular", proxies=()))
     copy = t.JobCreate("c", "", "default", ("*",), from_repository="backup", proxies=("local",))
     with pytest.raises(InvalidValue, match="copy"):
         client.call(ops.JOB_CREATE, copy)

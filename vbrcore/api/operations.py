@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from vbrcore.api import balance, servers
+from vbrcore.api import balance, jobs, servers
 from vbrcore.api import types as t
 
 Req = TypeVar("Req", bound=msgspec.Struct)
@@ -56,8 +56,10 @@ CREDENTIAL_REMOVE = Operation("credential_remove", "DELETE", "/v1/credential", t
 JOB_CREATE = Operation("job_create", "POST", "/v1/jobs", t.JobCreate, t.JobView)
 JOB_LIST = Operation("job_list", "GET", "/v1/jobs", t.Nothing, tuple[t.JobView, ...])
 JOB_SHOW = Operation("job_show", "GET", "/v1/job", t.ByName, t.JobView)
-JOB_RUN: Operation[t.ByName, t.SessionStarted] = Operation("job_run", "POST", "/v1/job/run", t.JobRun, t.SessionStarted)
-JOB_EDIT = Operation("job_edit", "POST", "/v1/job", t.JobEdit, t.JobView)
+JOB_RUN: Operation[t.ByName, t.SessionStarted] = Operation(
+    "job_run", "POST", "/v1/job/run", jobs.JobRun, t.SessionStarted
+)
+JOB_EDIT = Operation("job_edit", "POST", "/v1/job", jobs.JobEdit, t.JobView)
 JOB_FULL = Operation("job_full", "POST", "/v1/job/full", t.JobFull, t.SessionStarted)
 JOB_STOP = Operation("job_stop", "POST", "/v1/job/stop", t.JobStop, t.Nothing)
 JOB_SCHEDULE = Operation("job_schedule", "POST", "/v1/job/schedule", t.JobSchedule, t.JobView)

@@ -61,13 +61,24 @@ class KeyFiles(msgspec.Struct, frozen=True):
 
 
 class RepositoryAdd(msgspec.Struct, frozen=True):
+    """A directory (`path`) of a server, or an SMB share (`smb`: //host/share/directory) that `credential` opens.
+
+    `gateways`: names of the servers that may open a share (empty: the one that serves it best). `site`: where it stands
+    ("": where its server does).
+    """
+
     name: str
-    path: str
+    path: str = ""
     slots: int | None = None
     reserve_bytes: int | None = None
     key: KeyFiles | None = None
     rate_limit_bytes_s: int = 0
     proxy_affinity: tuple[str, ...] = ()
+    server: str = "local"
+    smb: str = ""
+    credential: str = ""
+    gateways: tuple[str, ...] = ()
+    site: str = ""
 
 
 class RepositoryPassphrase(msgspec.Struct, frozen=True):
@@ -76,11 +87,14 @@ class RepositoryPassphrase(msgspec.Struct, frozen=True):
 
 
 class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "class"}):
-    """`state`: ok, not_mounted, read_only, below_reserve; `reason` says more.
+    """`state`: ok, not_mounted, away, read_only, below_reserve; `reason` says more.
 
     `class`: how space comes back: clone, punch or copy ("": not found out yet). `live_bytes`: what kept points need, as
-    far as it was looked for; what was not counts whole. `rate_limit_bytes_s` 0: no limit. `proxy_affinity`: servers that
-    come first among equals to read disks for it.
+    far as it was looked for; what was not counts whole. `rate_limit_bytes_s` 0: no limit.
+
+    `kind`: directory, or smb: then `path` is the share, `credential` names who opens it, `gateways` the servers that
+    may (empty: the one that serves it best), and `server` the one through which the service sees it ("": none yet).
+    `proxy_affinity`: servers that come first among equals to read disks for it.
     """
 
     repository_id: str
@@ -101,6 +115,10 @@ class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "clas
     storage_class: str = ""
     rate_limit_bytes_s: int = 0
     proxy_affinity: tuple[str, ...] = ()
+    kind: str = "directory"
+    site: str = ""
+    credential: str = ""
+    gateways: tuple[str, ...] = ()
 
 
 class RepositoryImport(msgspec.Struct, frozen=True):
@@ -231,21 +249,6 @@ class JobCreate(msgspec.Struct, frozen=True):
     priority: Priority = "regular"
     proxies: tuple[str, ...] = ()
     wait_for_best: bool = False
-
-
-class JobRun(ByName, frozen=True):
-    """`quick`: somebody waits for it, so it comes before all other backups."""
-
-    quick: bool = False
-
-
-class JobEdit(msgspec.Struct, frozen=True):
-    """What is None stays as it is. `proxies`: names of the servers that may read its disks (empty: any)."""
-
-    name: str
-    priority: Priority | None = None
-    proxies: tuple[str, ...] | None = None
-    wait_for_best: bool | None = None
 
 
 class JobFull(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vbrcore.cli import health, parser, placing, retention, schedule, upkeep
-from vbrcore.cli.api import errors, operations, types
+from vbrcore.cli.api import errors, jobs, operations, types
 from vbrcore.cli.confirm import confirmed
 from vbrcore.cli.context import call, connect
 from vbrcore.cli.follow import follow
@@ -235,7 +235,7 @@ def _stored_as(view: types.JobView) -> dict[str, str]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    request = types.JobRun(args.name, quick=args.quick)
+    request = jobs.JobRun(args.name, quick=args.quick)
     with connect(args) as client:
         if not args.detach:
             return follow(client, operations.JOB_RUN, request, as_json=args.json)

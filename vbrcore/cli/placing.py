@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vbrcore.cli import parser
-from vbrcore.cli.api import errors, operations, types
+from vbrcore.cli.api import errors, jobs, operations, types
 from vbrcore.cli.context import call
 from vbrcore.cli.output import print_json
 from vbrcore.cli.parser import Nouns, Parser
@@ -47,7 +47,7 @@ def _edit(args: argparse.Namespace) -> int:
         raise errors.UsageError("--proxy and --any-proxy exclude each other")
     if args.wait_for_best_mode and args.no_wait_for_best_mode:
         raise errors.UsageError("--wait-for-best-mode and --no-wait-for-best-mode exclude each other")
-    request = types.JobEdit(
+    request = jobs.JobEdit(
         name=args.name,
         priority=args.priority,
         proxies=() if args.any_proxy else tuple(args.proxies) if args.proxies else None,

@@ -4,6 +4,7 @@ import asyncio
 
 from vbrcore.api.types import ProcessView
 from vbrcore.manager.log import SessionLog
+from vbrcore.model.errors import TransportLost
 from vbrcore.model.session import Session
 from vbrcore.transport.client import MoverHandle, TransportClient
 from vbrcore.transport.messages import Role
@@ -32,8 +33,10 @@ class Crew:
                 self._transport = transport
             return self._transport
 
-    async def start(self, role: Role, *, task_id: str, disk: str) -> MoverHandle:
-        """Start a mover; raises `TransportLost` or `MoverLost`."""
+    async def start(self, role: Role, *, task_id: str, disk: str, server: str = LOCAL) -> MoverHandle:
+        """Start a mover on a server; raises `TransportLost` or `MoverLost`."""
+        if server != LOCAL:
+            raise TransportLost(f"server {server} cannot be reached from here")
         transport = await self.transport()
         return await transport.start_mover(role, self._session.job_id, self._session.session_id, task_id, disk)
 

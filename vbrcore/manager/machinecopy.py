@@ -204,7 +204,7 @@ class MachineCopy:
             route = data_route(parts.source_server, parts.repository_server)
             work = CopyWork(
                 task_id=task.task_id,
-                repository_path=parts.source.path,
+                place=self._context.catalog.place(parts.source),
                 repository_id=parts.source.repository_id,
                 directory=parts.directory,
                 point_id=original.point_id,

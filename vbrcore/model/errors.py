@@ -349,6 +349,26 @@ class StorageFailed(VbrError):
     retryable = True
 
 
+class ShareUnreachable(VbrError):
+    code = "share_unreachable"
+    exit_code = 10
+    hint = "Check that the host of the share is up, and that its port (445) can be reached from the gateway."
+    retryable = True
+
+
+class ShareRefused(VbrError):
+    code = "share_refused"
+    exit_code = 10
+    hint = "Check the credential and its rights on the share; it must speak SMB 3 and let nobody in as a guest."
+
+
+class NoGateway(VbrError):
+    code = "no_gateway"
+    exit_code = 10
+    hint = "Give a server that can reach the share the role gateway, or name one with 'repository add --gateway'."
+    retryable = True
+
+
 class ChainLocked(VbrError):
     code = "chain_locked"
     exit_code = 11

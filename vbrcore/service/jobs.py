@@ -1,10 +1,8 @@
 """Jobs: made, shown, started, stopped, scheduled, deleted."""
 
-from pathlib import Path
-
 import msgspec
 
-from vbrcore.api import operations, types
+from vbrcore.api import jobs, operations, types
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.chain.listing import delete_chain_files
 from vbrcore.model.days import check_days
@@ -20,7 +18,6 @@ from vbrcore.service.repositories import check_confirmed, find_repository
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.upcoming import check_not_followed, reason, shown_schedule, upcoming
 from vbrcore.service.values import check_name, moment
-from vbrcore.storage.repository import open_repository
 
 _NOT_INSTALLED = (
     "no installed service runs, so nothing starts this job while nobody uses vbrcore: 'service install' changes that"
@@ -98,7 +95,7 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
     if request.map_chain:
         from vbrcore.service.mapping import check_mapping  # noqa: PLC0415 - which stands on this module
 
-        mapped = check_mapping(catalog, repository, job, request.map_chain)
+        mapped = check_mapping(call, repository, job, request.map_chain)
         job = msgspec.structs.replace(job, directory=mapped.directory)
     catalog.add_job(job)
     if mapped is not None:
@@ -111,12 +108,12 @@ def _proxies(catalog: Catalog, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(catalog.server_by_name(name).name for name in names))
 
 
-def _check_copy_placement(request: types.JobCreate | types.JobEdit) -> None:
+def _check_copy_placement(request: types.JobCreate | jobs.JobEdit) -> None:
     if request.proxies or request.wait_for_best:
         raise InvalidValue("a backup copy is read beside its source: it has no proxies and no transport mode")
 
 
-def _edit(call: Call, request: types.JobEdit) -> types.JobView:
+def _edit(call: Call, request: jobs.JobEdit) -> types.JobView:
     """Change what was named. Raises `CanNeverRun` where no listed proxy could take a disk."""
     catalog = call.service.catalog
     job = find_job(call, request.name)
@@ -143,7 +140,7 @@ def _show(call: Call, request: types.ByName) -> types.JobView:
 
 def _run(call: Call, request: types.ByName) -> types.SessionStarted:
     job = find_job(call, request.name)
-    asked: dict[str, object] = {"quick": True} if isinstance(request, types.JobRun) and request.quick else {}
+    asked: dict[str, object] = {"quick": True} if isinstance(request, jobs.JobRun) and request.quick else {}
     session = call.service.start_session(job.run_kind, job_id=job.job_id, name=job.name, request=asked)
     return types.SessionStarted(session.session_id, job.job_id)
 
@@ -214,7 +211,7 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     check_not_followed(catalog, job)
     chains = catalog.chains_of(job.job_id) if request.with_backups else frozenset()
     repositories = {one: catalog.repository(one) for one, _ in chains}
-    storages = {one: open_repository(Path(found.path), one) for one, found in repositories.items()}
+    storages = {one: call.service.elsewhere.open(found) for one, found in repositories.items()}
     if (live := catalog.live_session_of(job.job_id)) is not None:
         raise JobAlreadyRunning(f"session {live.session_id} of job {job.name} still runs")
     # The job last: where its files cannot be deleted, nothing is forgotten.

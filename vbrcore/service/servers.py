@@ -190,7 +190,7 @@ def _users(catalog: Catalog, server: Server) -> Iterable[str]:
         if hypervisor.server == server.name:
             yield f"hypervisor {hypervisor.name}"
     for repository in catalog.repositories():
-        if server.name in {repository.server, *repository.proxy_affinity}:
+        if server.name in {repository.server, *repository.proxy_affinity, *repository.gateways}:
             yield f"repository {repository.name}"
     for job in catalog.jobs():
         if server.name in job.proxies:
