@@ -159,6 +159,11 @@ def test_a_server_without_python_says_what_to_install(vbr: Vbr, bare_sshd: Sshd)
     assert vbr.json("server", "check", "far")["findings"][0]["level"] == "warning"
 
 
+def test_what_a_login_shell_prints_is_passed_over(add_server: Callable[..., ServerView], sshd: Sshd) -> None:
+    (sshd.home / ".bashrc").write_text("echo welcome; echo vbrcore\n")
+    assert add_server("far").python
+
+
 def test_data_ports_that_cannot_be_dialled_are_named(client: Client, add_server: Callable[..., ServerView]) -> None:
     view = add_server("far", address="127.0.0.1.invalid")
     assert [one.code for one in view.findings] == ["data_port_unreachable"]

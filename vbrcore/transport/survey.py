@@ -15,13 +15,15 @@ from vbrcore.transport.ssh import CONNECT_S, SshConnection, SshProgram
 
 SURVEY_S: Final = 30.0
 _DIAL_S: Final = 5.0
+_MARK: Final = b"vbrcore-survey:"
+_MOST_NOISE_LINES: Final = 1000
 # One constant text for any Python 3, without single quotes. What varies comes as one line of JSON on its stdin. It
 # waits a little for whoever dials the port that it names, and tells him the word that proves it.
 _PROGRAM: Final = """
 import getpass, json, os, platform, socket, sys, tempfile, time
 asked = json.loads(sys.stdin.readline())
-base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-cache = os.path.join(base, "vbrcore")
+base = os.environ.get("XDG_CACHE_HOME", "")
+cache = os.path.join(base if base.startswith("/") else os.path.expanduser("~/.cache"), "vbrcore")
 found = {"machine": platform.machine(), "python": platform.python_version(), "cores": os.cpu_count() or 1}
 found["user"] = getpass.getuser()
 found["cache"] = cache
@@ -39,7 +41,7 @@ try:
         file.write(b"x")
     space = os.statvfs(cache)
     found["free_bytes"] = space.f_bavail * space.f_frsize
-    found["bundles"] = sorted(os.listdir(cache))
+    found["bundles"] = sorted(name for name in os.listdir(cache) if not name.startswith("."))
 except OSError as error:
     found["cache_error"] = str(error)
 free, door = 0, None
@@ -61,7 +63,7 @@ for port in range(low, high + 1):
         one.close()
 found["ports_free"] = free
 found["time"] = time.time()
-print(json.dumps(found), flush=True)
+print("vbrcore-survey:" + json.dumps(found), flush=True)
 if door is not None and asked["word"]:
     door.settimeout(asked["wait_s"])
     try:
@@ -75,7 +77,7 @@ if door is not None and asked["word"]:
 _COMMAND: Final = (
     "exec sh -c 'for found in python3.13 python3.12 python3.11 python3; do"
     ' if command -v "$found" >/dev/null 2>&1; then exec "$found" -c "$0"; fi;'
-    " done; echo none; uname -sr; uname -m' '" + _PROGRAM + "'"
+    " done; echo vbrcore-survey:none; uname -sr; uname -m' '" + _PROGRAM + "'"
 )
 
 
@@ -125,7 +127,9 @@ async def survey_here(server: Server) -> ServerFacts:
     output, words = await process.communicate(asked)
     if process.returncode:
         raise CommandFailed(f"server {server.name}: {words.decode(errors='replace').strip()}")
-    return _facts(_said(output, f"server {server.name}"), connect_s=0.0, offset_s=0.0, reach_error="")
+    return _facts(
+        _said(output.partition(_MARK)[2], f"server {server.name}"), connect_s=0.0, offset_s=0.0, reach_error=""
+    )
 
 
 async def connecting_takes_s(host: str, port: int) -> float:
@@ -145,9 +149,9 @@ async def _ask(program: SshProgram, server: Server, where: str, connect_s: float
     word = "" if server.dials_only else secrets.token_hex(16)
     program.write(msgspec.json.encode({"ports": server.ports, "word": word, "wait_s": _DIAL_S + 1}) + b"\n")
     asked_at = time.time()
-    line = await program.readline()
+    line = await _answer(program)
     answered_at = time.time()
-    if line.strip() == b"none":
+    if line == b"none":
         system, machine = (await program.readline()).decode(errors="replace"), await program.readline()
         return ServerFacts(os=system.strip(), machine=machine.decode(errors="replace").strip(), connect_s=connect_s)
     if not line:
@@ -162,6 +166,16 @@ async def _ask(program: SshProgram, server: Server, where: str, connect_s: float
         offset_s=0.0 if asked_at <= said.time <= answered_at else said.time - answered_at,
         reach_error=reach_error,
     )
+
+
+async def _answer(program: SshProgram) -> bytes:
+    """Return what stands behind the mark; what a login shell prints before it is passed over."""
+    for _ in range(_MOST_NOISE_LINES):
+        line = await program.readline()
+        _, mark, answer = line.partition(_MARK)
+        if mark or not line:
+            return answer.strip()
+    return b""
 
 
 def _said(line: bytes, where: str) -> _Said:
