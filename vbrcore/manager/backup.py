@@ -49,6 +49,11 @@ async def run_backup(context: Context) -> Outcome:
                 beside=catalog.server_by_name(repository.server),
                 hypervisor=hypervisor,
                 plugin=connection.plugin,
+                unfit=frozenset(
+                    server_id
+                    for server_id, state in catalog.server_states().items()
+                    if state.facts is not None and not state.facts.can_run_movers
+                ),
             ),
             times_s=catalog.task_times_s(job.job_id),
             connection=connection,
