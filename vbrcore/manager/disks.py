@@ -248,7 +248,7 @@ class MachineDisks:
     def _route(self, grant: Grant | None) -> Route:
         """Return how the data of a task goes; a configuration is read on this machine. Raises `NoRoute`."""
         source = self._context.catalog.server_by_name(grant.server if grant is not None else LOCAL)
-        return data_route(source, self._parts.repository_server)
+        return data_route(source, self._context.catalog.server_by_name(self._parts.repository.server))
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""
