@@ -42,6 +42,10 @@ REPOSITORY_REMOVE = Operation("repository_remove", "DELETE", "/v1/repository", t
 SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[t.ServerView, ...])
 PLUGIN_LIST = Operation("plugin_list", "GET", "/v1/plugins", t.Nothing, tuple[t.PluginView, ...])
 
+NETWORK_RULE = Operation("network_rule", "POST", "/v1/network", t.NetworkRuleSet, t.NetworkRuleView)
+NETWORK_LIST = Operation("network_list", "GET", "/v1/network", t.Nothing, tuple[t.NetworkRuleView, ...])
+NETWORK_REMOVE = Operation("network_remove", "DELETE", "/v1/network", t.NetworkRuleRemove, t.Nothing)
+
 CREDENTIAL_ADD = Operation("credential_add", "POST", "/v1/credentials", t.CredentialAdd, t.CredentialView)
 CREDENTIAL_LIST = Operation("credential_list", "GET", "/v1/credentials", t.Nothing, tuple[t.CredentialView, ...])
 CREDENTIAL_REMOVE = Operation("credential_remove", "DELETE", "/v1/credential", t.ByName, t.Nothing)

@@ -14,7 +14,7 @@ from vbrcore.manager.crew import LOCAL
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.placement import Placement
-from vbrcore.manager.source import run_mover
+from vbrcore.manager.sending import send_disk
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
 from vbrcore.model.inventory import Machine, Repository
@@ -22,12 +22,11 @@ from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.routes import Route, data_route
 from vbrcore.model.session import Task
-from vbrcore.mover.messages import DiskDone, Endpoint, SourceWork
+from vbrcore.mover.messages import NO_ENDPOINT, DiskDone, SourceWork
 from vbrcore.plugins.api import DiskSource, Snapshot
 
 DISK_ATTEMPTS = 3  # DESIGN 4.6: a failed disk is tried again twice while the snapshot is open
 CONFIGURATION = "configuration"
-NO_ENDPOINT = Endpoint(path="", secret=b"")  # each attempt gets its own
 
 
 class JobParts(msgspec.Struct, frozen=True):
@@ -207,20 +206,10 @@ class MachineDisks:
                 **self._way(grant),
             )
             try:
-                endpoint = await target.expect(task.task_id, attempt, self._route(grant))
-                done = await run_mover(
-                    context.crew,
-                    "source",
-                    msgspec.structs.replace(work, endpoint=endpoint),
-                    machine=self._name,
-                    disk=task.disk,
-                    log=context.log,
-                    progress=lambda message: context.live.update(task.task_id, message),
-                    target=target,
+                done = await send_disk(
+                    context, target, self._route(grant), work, attempt=attempt, machine=self._name, disk=task.disk
                 )
             except VbrError as error:
-                await target.void(task.task_id)
-                error = target.lost or error
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
                 if not left or not error.retryable or target.lost is not None or context.stop.now.is_set():
@@ -229,8 +218,6 @@ class MachineDisks:
                     failed.add(grant.server)
                     grant = await self._elsewhere(task, grant, failed)
             else:
-                if not isinstance(done, DiskDone):
-                    raise MoverLost(f"{self._name}/{task.disk}: the mover ended without a result")
                 totals = done.totals
                 context.log.info(
                     f"read {totals.read_bytes}, audited {totals.audit_bytes},"
