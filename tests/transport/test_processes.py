@@ -184,8 +184,8 @@ def test_a_mover_that_was_stopped_with_its_transport_writes_nothing(
             await second.start_local("j", "s")
             target = await ready(first)
             assert target is not None
-            assert first._process is not None
-            first._process.kill = lambda: None  # type: ignore[method-assign]
+            assert first._stream is not None
+            first._stream.kill = lambda: None  # type: ignore[method-assign]
             for pid in (target.pid, first.pid):
                 os.kill(pid, signal.SIGSTOP)
             assert "silent" in await last_words(target)

@@ -10,17 +10,15 @@ from vbrcore.balancer.candidates import Candidates, why_taken, without
 from vbrcore.balancer.demand import Grant
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
-from vbrcore.manager.crew import LOCAL
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.placement import Placement
 from vbrcore.manager.sending import send_disk
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
-from vbrcore.model.inventory import Machine, Repository
+from vbrcore.model.inventory import LOCAL, Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
-from vbrcore.model.routes import Route, data_route
 from vbrcore.model.session import Task
 from vbrcore.mover.messages import NO_ENDPOINT, DiskDone, SourceWork
 from vbrcore.plugins.api import DiskSource, Snapshot
@@ -206,8 +204,17 @@ class MachineDisks:
                 **self._way(grant),
             )
             try:
+                server = context.catalog.server_by_name(
+                    grant.server if grant is not None else self._configuration_server
+                )
                 done = await send_disk(
-                    context, target, self._route(grant), work, attempt=attempt, machine=self._name, disk=task.disk
+                    context,
+                    target,
+                    work,
+                    between=(server, self._parts.placement.beside),
+                    attempt=attempt,
+                    machine=self._name,
+                    disk=task.disk,
                 )
             except VbrError as error:
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
@@ -232,10 +239,10 @@ class MachineDisks:
                 return done
         raise MoverLost(f"{self._name}/{task.disk}: no attempt left")
 
-    def _route(self, grant: Grant | None) -> Route:
-        """Return how the data of a task goes; a configuration is read on this machine. Raises `NoRoute`."""
-        source = self._context.catalog.server_by_name(grant.server if grant is not None else LOCAL)
-        return data_route(source, self._context.catalog.server_by_name(self._parts.repository.server))
+    @property
+    def _configuration_server(self) -> str:
+        """Return the server where configurations are read: the hypervisor's own, where it is tied to one."""
+        return self._parts.connection.row.server or LOCAL
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""

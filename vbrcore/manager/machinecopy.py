@@ -25,7 +25,6 @@ from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
-from vbrcore.model.routes import Route, data_route
 from vbrcore.model.session import Task, TaskState, Totals
 from vbrcore.mover.messages import NO_ENDPOINT, CopyWork
 
@@ -200,7 +199,6 @@ class MachineCopy:
         grant = await context.leases.acquire(demand)
         try:
             self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-            route = data_route(parts.source_server, parts.repository_server)
             work = CopyWork(
                 task_id=task.task_id,
                 repository_path=parts.source.path,
@@ -214,11 +212,11 @@ class MachineCopy:
                 base_size_bytes=known.size_bytes if known is not None else 0,
                 encrypted=parts.encrypted,
             )
-            await self._moved(run, route, work, task, server=grant.server)
+            await self._moved(run, work, task, server=grant.server)
         finally:
             context.leases.release(task.task_id)
 
-    async def _moved(self, run: TargetRun, route: Route, work: CopyWork, task: Task, *, server: str) -> None:
+    async def _moved(self, run: TargetRun, work: CopyWork, task: Task, *, server: str) -> None:
         context = self._context
         context.catalog.update_task(
             task.task_id,
@@ -230,7 +228,13 @@ class MachineCopy:
         )
         try:
             done = await send_disk(
-                context, run, route, work, attempt=self._attempts[task.task_id], machine=self.name, disk=task.disk
+                context,
+                run,
+                work,
+                between=(self._parts.source_server, self._parts.repository_server),
+                attempt=self._attempts[task.task_id],
+                machine=self.name,
+                disk=task.disk,
             )
         except VbrError as error:
             context.log.error(f"{error.code}: {error}", machine=self.name, disk=task.disk, task_id=task.task_id)

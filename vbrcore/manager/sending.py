@@ -7,21 +7,27 @@ from vbrcore.manager.share import Share
 from vbrcore.manager.source import run_mover
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import MoverLost, VbrError
-from vbrcore.model.routes import Route
+from vbrcore.model.inventory import Server
+from vbrcore.model.routes import Route, data_route
 from vbrcore.mover.messages import CopyWork, DiskDone, SourceWork
 
 
 async def send_disk(
     context: Context,
     target: TargetRun,
-    route: Route,
     work: SourceWork | CopyWork,
     *,
+    between: tuple[Server, Server],
     attempt: int,
     machine: str,
     disk: str,
 ) -> DiskDone:
-    """Do the work (its endpoint is made here); return what was done. Raises why it was not, and then it is void."""
+    """Do the work `between` the source's server and the target's; return what was done.
+
+    Its endpoint is made here. Raises why it was not done, and then the attempt is void; `NoRoute`.
+    """
+    source, beside = between
+    route = data_route(source, beside)
     # A configuration is small and its mover takes no orders meanwhile: it is not limited.
     limited = isinstance(work, CopyWork) or work.kind == "disk"
     try:
@@ -33,6 +39,7 @@ async def send_disk(
                 msgspec.structs.replace(
                     work, endpoint=msgspec.structs.replace(endpoint, rate_bytes_s=share.rate_bytes_s)
                 ),
+                server=source.name,
                 machine=machine,
                 disk=disk,
                 log=context.log,

@@ -6,6 +6,7 @@ holds the other ends of its stdin and stdout. What to do arrives there, never on
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from vbrcore.model.errors import UsageError, info_of
 from vbrcore.model.times import timing_from
 from vbrcore.mover.control import Control
+from vbrcore.mover.keptlogs import KeptLog
 from vbrcore.mover.messages import Failed
 from vbrcore.mover.process import die_with_parent, parse_options
 
@@ -27,6 +29,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk: str = ""
     parent_pid: str = ""
     timing: str = ""
+    log: str = ""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return UsageError.exit_code
     if options.parent_pid:
         die_with_parent(int(options.parent_pid))
-    control = Control(timing)
+    control = Control(timing, KeptLog(Path(options.log)) if options.log else None)
     control.start()
     try:
         _run(options.role, control)
