@@ -16,7 +16,7 @@ from vbrcore.manager.placement import Placement
 from vbrcore.manager.sending import send_disk
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
-from vbrcore.model.inventory import LOCAL, Machine, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.session import Task
@@ -242,7 +242,7 @@ class MachineDisks:
     @property
     def _configuration_server(self) -> str:
         """Return the server where configurations are read: the hypervisor's own, where it is tied to one."""
-        return self._parts.connection.row.server or LOCAL
+        return self._parts.connection.row.server or LOCAL_SERVER
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""

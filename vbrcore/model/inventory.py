@@ -53,7 +53,6 @@ class SshAccess(msgspec.Struct, frozen=True):
 LOCAL_SERVER = "local"
 ServerRole = Literal["proxy", "repository", "gateway"]
 # DESIGN section 7: where movers listen for data, while a task runs.
-LOCAL = "local"  # the name of this machine, the server that is there from the start
 DATA_PORTS = (46200, 46299)
 
 
