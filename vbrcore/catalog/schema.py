@@ -307,6 +307,18 @@ def _add_servers(tables: "sqlite_utils.Database") -> None:
         {"repository_id": str, "directory": str, "server": str},
         key=("repository_id", "directory"),
     )
+    _table(
+        tables,
+        "network_rules",
+        {"site_a": str, "site_b": str, "rate_limit_bytes_s": int},
+        key=("site_a", "site_b"),
+    )
+    _table(
+        tables,
+        "network_shares",
+        {"task_id": str, "site_a": str, "site_b": str, "bytes_s": int, "expires": float},
+        key="task_id",
+    )
 
 
 MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (

@@ -26,6 +26,7 @@ NOUNS = {
     "slots": "what is in use of servers and repositories, and by whom",
     "credential": "accounts whose passwords are sealed",
     "server": "managed servers: this machine, and those reached over SSH",
+    "network": "what may travel between two sites",
     "service": "the backup service itself",
     "tui": "the dashboard",
     "completion": "completion for a shell",

@@ -14,7 +14,7 @@ from vbrcore.manager.crew import NOT_REACHED
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.placement import Placement
-from vbrcore.manager.source import run_mover
+from vbrcore.manager.sending import send_disk
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import (
     InvalidValue,
@@ -25,19 +25,17 @@ from vbrcore.model.errors import (
     VbrError,
     WheelsMissing,
 )
-from vbrcore.model.inventory import LOCAL, Machine, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
-from vbrcore.model.routes import data_route
 from vbrcore.model.session import Task
-from vbrcore.mover.messages import DiskDone, Endpoint, SourceWork
+from vbrcore.mover.messages import NO_ENDPOINT, DiskDone, SourceWork
 from vbrcore.plugins.api import DiskSource, Snapshot
 
 DISK_ATTEMPTS = 3  # DESIGN 4.6: a failed disk is tried again twice while the snapshot is open
 CONFIGURATION = "configuration"
 # What is wrong with one server may be right with another one.
 OF_THE_SERVER = (*NOT_REACHED, ServerUnsuitable, WheelsMissing, NoRoute, NoDataAddress)
-NO_ENDPOINT = Endpoint(path="", secret=b"")  # each attempt gets its own
 
 
 class JobParts(msgspec.Struct, frozen=True):
@@ -214,24 +212,19 @@ class MachineDisks:
                 **self._way(grant),
             )
             try:
-                server = self._context.catalog.server_by_name(
+                server = context.catalog.server_by_name(
                     grant.server if grant is not None else self._configuration_server
                 )
-                endpoint = await target.expect(task.task_id, attempt, data_route(server, self._parts.placement.beside))
-                done = await run_mover(
-                    context.crew,
-                    "source",
-                    msgspec.structs.replace(work, endpoint=endpoint),
-                    server=server.name,
+                done = await send_disk(
+                    context,
+                    target,
+                    work,
+                    between=(server, self._parts.placement.beside),
+                    attempt=attempt,
                     machine=self._name,
                     disk=task.disk,
-                    log=context.log,
-                    progress=lambda message: context.live.update(task.task_id, message),
-                    target=target,
                 )
             except VbrError as error:
-                await target.void(task.task_id)
-                error = target.lost or error
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
                 if not left or target.lost is not None or context.stop.now.is_set():
@@ -244,8 +237,6 @@ class MachineDisks:
                     context.leases.release(task.task_id)
                     grant = await self._granted(task, failed)
             else:
-                if not isinstance(done, DiskDone):
-                    raise MoverLost(f"{self._name}/{task.disk}: the mover ended without a result")
                 totals = done.totals
                 context.log.info(
                     f"read {totals.read_bytes}, audited {totals.audit_bytes},"
@@ -263,7 +254,7 @@ class MachineDisks:
     @property
     def _configuration_server(self) -> str:
         """Return the server where configurations are read: the hypervisor's own, where it is tied to one."""
-        return self._parts.connection.row.server or LOCAL
+        return self._parts.connection.row.server or LOCAL_SERVER
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""

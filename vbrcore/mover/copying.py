@@ -59,6 +59,6 @@ def _copied(control: Control, work: CopyWork, reader: ChainReader, point: Point)
         control.send(Ready())
         base = "compared with the last copy" if work.base_root else "all of its map"
         control.log("info", f"point {point.point_id} is pinned, {threads} threads; {base}")
-        return followed(control, copying, threads)
+        return followed(control, copying, link, threads)
     finally:
         link.close()

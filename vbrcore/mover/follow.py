@@ -1,4 +1,4 @@
-"""What a mover that sends does meanwhile: it reports its progress and listens for `Stop`."""
+"""What a mover that sends does meanwhile: it reports its progress and listens for orders."""
 
 import threading
 from collections.abc import Callable
@@ -6,7 +6,8 @@ from typing import Final, Protocol
 
 from vbrcore.model.errors import VbrError
 from vbrcore.mover.control import Control
-from vbrcore.mover.messages import DiskDone, Listening, Progress, Stop
+from vbrcore.mover.link import TargetLink
+from vbrcore.mover.messages import DiskDone, Listening, Progress, SetRate, Stop
 from vbrcore.mover.meter import Meter
 from vbrcore.mover.workers import stopped
 
@@ -34,8 +35,8 @@ def announcing(control: Control, task_id: str) -> Callable[[int], None]:
     return lambda port: control.send(Listening(task_id, port))
 
 
-def followed(control: Control, sending: Sending, threads: int) -> DiskDone:
-    """Run it on another thread; report its progress and listen for `Stop` on this one. Raises what it raised."""
+def followed(control: Control, sending: Sending, link: TargetLink, threads: int) -> DiskDone:
+    """Run it on another thread; report its progress, and listen for `Stop` and `SetRate`. Raises what it raised."""
     result: list[DiskDone | BaseException] = []
     ended = threading.Event()
 
@@ -47,8 +48,10 @@ def followed(control: Control, sending: Sending, threads: int) -> DiskDone:
         ended.set()
 
     def listen() -> None:
-        while not isinstance(control.receive(), Stop):
-            pass
+        while not isinstance(message := control.receive(), Stop):
+            if isinstance(message, SetRate):
+                link.allowance.set(message.rate_bytes_s)
+        link.allowance.end()
         sending.stop(stopped())
 
     worker = threading.Thread(target=work, name="sending", daemon=True)

@@ -58,7 +58,7 @@ def _disk(control: Control, work: SourceWork) -> DiskDone:
             control.send(Ready())
             base = f"changes since {work.since}" if work.since else "no change tracking: compared by digest"
             control.log("info", f"disk of {reader.size_bytes} bytes is open, {threads} threads; {base}")
-            return followed(control, backup, threads)
+            return followed(control, backup, link, threads)
         finally:
             link.close()
     finally:
