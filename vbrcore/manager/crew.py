@@ -7,12 +7,16 @@ from pathlib import Path
 from vbrcore.api.types import ProcessView
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
+from vbrcore.model.errors import HostKeyChanged, LoginRefused, ServerUnreachable
 from vbrcore.model.inventory import LOCAL
 from vbrcore.model.session import Session
 from vbrcore.transport.bundle import Bundles
 from vbrcore.transport.client import MoverHandle, TransportClient
 from vbrcore.transport.messages import ProcessStats, Role
 from vbrcore.transport.ssh import open_connection
+
+# A server that answers so takes nothing new, from any session, until it lets us in again.
+NOT_REACHED = (ServerUnreachable, HostKeyChanged, LoginRefused)
 
 
 class Crew:
@@ -53,8 +57,14 @@ class Crew:
             await transport.start_local(job_id, session_id)
             return transport
         secrets = self._catalog.server_secrets(server.server_id)
-        connection = await open_connection(server.ssh, secrets, name=name)
-        sent = await transport.start_remote(connection, self._bundles, job_id, session_id)
+        try:
+            connection = await open_connection(server.ssh, secrets, name=name)
+            sent = await transport.start_remote(connection, self._bundles, job_id, session_id)
+        except NOT_REACHED as error:
+            self._catalog.note_server_away(server.server_id, str(error))
+            raise
+        if self._catalog.server_state(server.server_id).away:
+            self._catalog.note_server_there(server.server_id)
         hello = transport.hello
         self._log.info(
             f"transport on {name} started: Python {hello.python}, {hello.cores} cores, clock"

@@ -4,7 +4,6 @@ It needs no key: of an encrypted chain it moves what it cannot read. Its point i
 """
 
 import os
-from pathlib import Path
 from typing import Final
 
 from vbrcore.chain.reader import ChainReader
@@ -16,7 +15,7 @@ from vbrcore.mover.follow import ToManager, followed
 from vbrcore.mover.link import TargetLink
 from vbrcore.mover.messages import CopyWork, DiskDone, Ended, Ready, Stop
 from vbrcore.mover.workers import stopped
-from vbrcore.storage.repository import open_repository
+from vbrcore.storage.places import open_place
 
 MAX_THREADS: Final = 8
 
@@ -28,7 +27,7 @@ def run(control: Control) -> None:
         raise stopped()
     if not isinstance(work, CopyWork):
         raise ProtocolError(f"a copying mover cannot do {type(work).__name__}")
-    storage = open_repository(Path(work.repository_path), work.repository_id)
+    storage = open_place(work.place, work.repository_id)
     with ChainReader.open(storage, work.directory, pin=work.point_id) as reader:
         for warning in reader.warnings:
             control.log("warning", warning)

@@ -25,5 +25,6 @@ def copy_source(call: Call, request: types.JobCreate, target: Repository) -> Rep
     encrypted = (catalog.is_encrypted(source.repository_id), catalog.is_encrypted(target.repository_id))
     check_same_encryption(source, target, encrypted)
     between = [check_can_be_used(repository, catalog.servers()) for repository in (source, target)]
-    data_route(*between)
+    if not source.is_share and not target.is_share:
+        data_route(*between)
     return source
