@@ -39,6 +39,7 @@ EXCLUDED = {
     "no_slots": "the proxy has no slots",
     "server_unsuitable": "no mover can run there: 'server check' says what is missing",
     "no_transport_mode": "no transport mode reaches the machine's disks from there",
+    "no_route": "the proxy and the repository's server only dial, so their data has no way",
     "failed_before": "the attempt before failed there",
 }
 # Why a gateway was taken, where no step decided.

@@ -267,6 +267,12 @@ class MarkDamaged(Message, frozen=True):
     bad_tables: tuple[bytes, ...] = ()
 
 
+class SetRate(Message, frozen=True):
+    """Source of a disk: send no more than this from now on (None: no limit, 0: nothing)."""
+
+    rate_bytes_s: int | None
+
+
 class KeepWork(Message, frozen=True):
     """Storage mover: answer questions about a place until `Stop`.
 
@@ -284,12 +290,6 @@ class Asked(Message, frozen=True):
 
     number: int
     question: Question
-
-
-class SetRate(Message, frozen=True):
-    """Source of a disk: send no more than this from now on (None: no limit, 0: nothing)."""
-
-    rate_bytes_s: int | None
 
 
 class UseKey(Message, frozen=True):
