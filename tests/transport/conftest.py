@@ -1,15 +1,19 @@
 """A repository and the work of a target mover, for processes that are killed and stopped."""
 
+import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from vbrcore.model.place import Place
 from vbrcore.model.times import Timing
 from vbrcore.mover.messages import TargetWork
 from vbrcore.storage.repository import create_repository
+from vbrcore.testing.sshd import Sshd
 
 SHORT = Timing(heartbeat_s=0.2, silence_s=1.5)
 
@@ -24,7 +28,7 @@ def target_work(tmp_path: Path) -> TargetWork:
     repository_id = str(uuid.uuid4())
     create_repository(tmp_path / "repository", repository_id)
     return TargetWork(
-        repository_path=str(tmp_path / "repository"),
+        place=Place(str(tmp_path / "repository")),
         repository_id=repository_id,
         reserve_bytes=0,
         directory="job",
@@ -56,3 +60,20 @@ def gone() -> Callable[..., bool]:
         return True
 
     return wait
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Give an empty directory whose path is short enough for sockets, and open to other accounts."""
+    path = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def sshd(short_path: Path) -> Iterator[Sshd]:
+    with Sshd(short_path / "sshd") as running:
+        yield running

@@ -11,13 +11,16 @@ from vbrcore.catalog.audit import AuditRows
 from vbrcore.catalog.chains import ChainRows
 from vbrcore.catalog.clock import ClockRows
 from vbrcore.catalog.database import Database
+from vbrcore.catalog.gateways import GatewayRows
 from vbrcore.catalog.inventory import InventoryRows
 from vbrcore.catalog.jobs import JobRows
 from vbrcore.catalog.journal import JournalRow, JournalRows
 from vbrcore.catalog.keys import KeyRows
 from vbrcore.catalog.leases import Held, LeaseRows, Waiting
+from vbrcore.catalog.network import NetworkRows
 from vbrcore.catalog.points import PointRows, StoredPoint
 from vbrcore.catalog.schema import prepare
+from vbrcore.catalog.serverstates import ServerStateRows
 from vbrcore.catalog.sessions import SessionRows
 from vbrcore.secrets.deployment import DeploymentKey
 
@@ -27,7 +30,19 @@ CATALOG_NAME = "catalog.db"
 
 
 class Catalog(
-    InventoryRows, KeyRows, JobRows, SessionRows, JournalRows, LeaseRows, PointRows, ChainRows, ClockRows, AuditRows
+    InventoryRows,
+    ServerStateRows,
+    NetworkRows,
+    KeyRows,
+    JobRows,
+    SessionRows,
+    JournalRows,
+    LeaseRows,
+    PointRows,
+    ChainRows,
+    GatewayRows,
+    ClockRows,
+    AuditRows,
 ):
     """The rows of one deployment; each noun's methods stand in its own module."""
 

@@ -10,15 +10,15 @@ from vbrcore.catalog.base import Rows
 from vbrcore.catalog.rows import RowType
 from vbrcore.model.errors import AlreadyExists, InUse, NotFound
 from vbrcore.model.inventory import Credential, Hypervisor, Repository, Server
+from vbrcore.model.place import PASSWORD, Place, share_of
 from vbrcore.secrets.secret import Secret
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _HYPERVISORS = RowType("hypervisors", Hypervisor, "hypervisor_id", nested=("settings", "secret_names"))
 _SERVERS = RowType("servers", Server, "server_id", nested=("roles", "ssh", "ports"))
-_REPOSITORIES = RowType("repositories", Repository, "repository_id")
+_REPOSITORIES = RowType("repositories", Repository, "repository_id", nested=("proxy_affinity", "gateways"))
 _CREDENTIALS = RowType("credentials", Credential, "credential_id")
-_PASSWORD = "password"  # noqa: S105 - the name of a column's value, not a password
 
 
 class InventoryRows(Rows):
@@ -48,8 +48,9 @@ class InventoryRows(Rows):
 
     # --- servers --------------------------------------------------------------------------------
 
-    def add_server(self, server: Server) -> None:
-        self._insert(_SERVERS, server, f"server {server.name}")
+    def add_server(self, server: Server, secrets: Mapping[str, Secret] | None = None) -> None:
+        """`secrets`: `identity` or `password`, as its `ssh.login` says."""
+        self._insert(_SERVERS, server, f"server {server.name}", server.server_id, secrets)
 
     def server(self, server_id: str) -> Server:
         return self._get(_SERVERS, server_id, "server")
@@ -60,9 +61,23 @@ class InventoryRows(Rows):
     def servers(self) -> tuple[Server, ...]:
         return self._all(_SERVERS, "name")
 
-    def proxies(self) -> tuple[Server, ...]:
-        """Return the servers that may run source movers."""
-        return tuple(server for server in self.servers() if "proxy" in server.roles)
+    def server_secrets(self, server_id: str) -> dict[str, Secret]:
+        """Return what proves at a server who we are, by its name."""
+        return self._secrets(server_id)
+
+    def update_server(self, server_id: str, **changes: object) -> None:
+        """Change fields of a server, named as in `Server`."""
+        self._update(_SERVERS, server_id, "server", changes)
+
+    def remove_server(self, server_id: str) -> None:
+        """Forget a server, its secrets and its state. Raises `InUse` while a session holds a place on it.
+
+        Whether anything in the inventory names it is for the caller to see.
+        """
+        held = f"SELECT count(*) FROM leases WHERE resource IN ('proxy:{server_id}', 'host:{server_id}')"  # noqa: S608
+        if count := self._database.number(held):
+            raise InUse(f"sessions hold {count} places on the server")
+        self._remove(_SERVERS, server_id, "server", (), ("server_states",))
 
     # --- repositories ---------------------------------------------------------------------------
 
@@ -78,34 +93,42 @@ class InventoryRows(Rows):
     def repositories(self) -> tuple[Repository, ...]:
         return self._all(_REPOSITORIES, "name")
 
+    def place(self, repository: Repository) -> Place:
+        """Return where a repository lies, with what opens it: only for the mover that does."""
+        if not repository.is_share:
+            return Place(repository.path)
+        credential = self._get(_CREDENTIALS, repository.credential_id, "credential")
+        secrets = {PASSWORD: self.credential_password(credential).reveal()}
+        return Place(share=share_of(repository.path), username=credential.username, secrets=secrets)
+
     def update_repository(self, repository_id: str, **changes: object) -> None:
         """Change fields of a repository, named as in `Repository`."""
-        sql, values = _REPOSITORIES.update_sql(changes)
-        with self._database.write(durable=True) as connection:
-            if connection.execute(sql, (*values, repository_id)).rowcount == 0:
-                raise NotFound(f"there is no repository {repository_id}")
+        self._update(_REPOSITORIES, repository_id, "repository", changes)
 
     def remove_repository(self, repository_id: str) -> None:
         """Forget a repository and the points known of it; its files stay. Raises `InUse` while a job uses it."""
-        self._remove(_REPOSITORIES, repository_id, "repository", ("jobs",), ("points", "chains"))
+        self._remove(
+            _REPOSITORIES, repository_id, "repository", ("jobs",), ("points", "chains", "gateways", "chain_gateways")
+        )
 
     # --- credentials ----------------------------------------------------------------------------
 
     def add_credential(self, credential: Credential, password: Secret) -> None:
         what = f"credential {credential.name}"
-        self._insert(_CREDENTIALS, credential, what, credential.credential_id, {_PASSWORD: password})
+        self._insert(_CREDENTIALS, credential, what, credential.credential_id, {PASSWORD: password})
 
     def credential_by_name(self, name: str) -> Credential:
         return self._get(_CREDENTIALS, name, "credential", "name")
 
     def credential_password(self, credential: Credential) -> Secret:
-        return self._secrets(credential.credential_id)[_PASSWORD]
+        return self._secrets(credential.credential_id)[PASSWORD]
 
     def credentials(self) -> tuple[Credential, ...]:
         return self._all(_CREDENTIALS, "name")
 
     def remove_credential(self, credential_id: str) -> None:
-        self._remove(_CREDENTIALS, credential_id, "credential", ())
+        """Raise `InUse` while a share is opened with it."""
+        self._remove(_CREDENTIALS, credential_id, "credential", ("repositories",))
 
     # --- shared ---------------------------------------------------------------------------------
 
@@ -122,6 +145,12 @@ class InventoryRows(Rows):
                 )
         except sqlite3.IntegrityError as error:
             raise AlreadyExists(f"there is a {what} already") from error
+
+    def _update(self, rows: RowType[T], key: str, what: str, changes: Mapping[str, object]) -> None:
+        sql, values = rows.update_sql(changes)
+        with self._database.write(durable=True) as connection:
+            if connection.execute(sql, (*values, key)).rowcount == 0:
+                raise NotFound(f"there is no {what} {key}")
 
     def _secrets(self, owner_id: str) -> dict[str, Secret]:
         rows = self._database.rows("SELECT name, sealed FROM secrets WHERE owner_id = ?", (owner_id,))

@@ -270,14 +270,55 @@ def _add_upkeep(tables: "sqlite_utils.Database") -> None:
 
 
 def _add_servers(tables: "sqlite_utils.Database") -> None:
-    """How servers other than this machine are reached."""
-    for column, kind in (
-        ("ssh", "TEXT"),
-        ("address", "TEXT NOT NULL DEFAULT ''"),
-        ("ports", "TEXT NOT NULL DEFAULT '[46200,46299]'"),
-        ("dials_only", "INTEGER NOT NULL DEFAULT 0"),
+    """How servers other than this machine are reached and how they are, and what decides where a disk is read."""
+    for table, column, kind in (
+        ("servers", "ssh", "TEXT"),
+        ("servers", "address", "TEXT NOT NULL DEFAULT ''"),
+        ("servers", "ports", "TEXT NOT NULL DEFAULT '[46200,46299]'"),
+        ("servers", "dials_only", "INTEGER NOT NULL DEFAULT 0"),
+        ("repositories", "site", "TEXT NOT NULL DEFAULT ''"),
+        ("repositories", "proxy_affinity", "TEXT NOT NULL DEFAULT '[]'"),
+        ("repositories", "credential_id", "TEXT NOT NULL DEFAULT ''"),
+        ("repositories", "gateways", "TEXT NOT NULL DEFAULT '[]'"),
+        ("jobs", "proxies", "TEXT NOT NULL DEFAULT '[]'"),
+        ("jobs", "wait_for_best", "INTEGER NOT NULL DEFAULT 0"),
+        ("tasks", "mode", "TEXT NOT NULL DEFAULT ''"),
+        ("tasks", "why", "TEXT NOT NULL DEFAULT ''"),
     ):
-        tables.execute(f"ALTER TABLE servers ADD COLUMN {column} {kind}")
+        tables.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    _table(
+        tables,
+        "server_states",
+        {"server_id": str, "away": str, "failures": int, "next_try": float, "checked": float, "facts": str},
+        key="server_id",
+        optional=("checked", "facts"),
+    )
+    _table(
+        tables,
+        "network_rules",
+        {"site_a": str, "site_b": str, "rate_limit_bytes_s": int},
+        key=("site_a", "site_b"),
+    )
+    _table(
+        tables,
+        "network_shares",
+        {"task_id": str, "site_a": str, "site_b": str, "bytes_s": int, "expires": float},
+        key="task_id",
+    )
+    # Shares: how gateways fared there when it was last tried, and which one served a chain last.
+    _table(
+        tables,
+        "gateways",
+        {"repository_id": str, "server": str, "connect_s": float, "away": str, "checked": float},
+        key=("repository_id", "server"),
+        optional=("connect_s",),
+    )
+    _table(
+        tables,
+        "chain_gateways",
+        {"repository_id": str, "directory": str, "server": str},
+        key=("repository_id", "directory"),
+    )
 
 
 MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (

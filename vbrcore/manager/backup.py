@@ -12,6 +12,7 @@ from vbrcore.manager.gate import Gate
 from vbrcore.manager.health import Place, report_losses
 from vbrcore.manager.jobchains import JobChains
 from vbrcore.manager.machine import MachineBackup
+from vbrcore.manager.placement import Placement
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.selection import Selection, select
 from vbrcore.model.errors import LeaseLost, MachineNotFound, OutsideWindow, SessionStopped, VbrError
@@ -24,7 +25,8 @@ async def run_backup(context: Context) -> Outcome:
     """Run a session of kind `backup`. Raises what keeps the session as a whole from running."""
     catalog, log = context.catalog, context.log
     job = catalog.job(context.session.job_id)
-    repository = catalog.repository(job.repository_id)
+    encrypted = catalog.is_encrypted(job.repository_id)
+    repository = await context.gateways.repository(job.repository_id, job.chain_directory(encrypted=encrypted))
     hypervisor = catalog.hypervisor(job.hypervisor_id)
     chains = JobChains(context, job, repository, Warnings(log))
     gate = Gate(job.schedule, context.session, context.stop, log)
@@ -40,8 +42,20 @@ async def run_backup(context: Context) -> Outcome:
         parts = JobParts(
             job=job,
             repository=repository,
-            proxies=catalog.proxies(),
-            repository_server=catalog.server_by_name(repository.server),
+            placement=Placement(
+                job=job,
+                repository=repository,
+                servers=catalog.servers(),
+                beside=catalog.server_by_name(repository.server),
+                hypervisor=hypervisor,
+                plugin=connection.plugin,
+                unfit=frozenset(
+                    server_id
+                    for server_id, state in catalog.server_states().items()
+                    if state.facts is not None and not state.facts.can_run_movers
+                ),
+            ),
+            times_s=catalog.task_times_s(job.job_id),
             connection=connection,
             warnings=chains.warnings,
             gate=gate,

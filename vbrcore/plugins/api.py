@@ -27,7 +27,9 @@ Capability = Literal[
 class PluginInfo(msgspec.Struct, frozen=True):
     """What a plugin says of itself, as data. `config` is a msgspec Struct type: the schema of its settings.
 
-    `secrets` are the settings that are sealed and never shown. `proxy_mode`: see DESIGN section 2.
+    `secrets` are the settings that are sealed and never shown. `proxy_mode`: see DESIGN section 2. `mover_package`: the
+    package that travels to other servers with the mover half ("": the one that holds it); `mover_wheels`: the
+    distributions that it needs there beyond those that every mover has.
     """
 
     plugin_id: str
@@ -36,6 +38,8 @@ class PluginInfo(msgspec.Struct, frozen=True):
     proxy_mode: Literal["on_host", "separate"]
     config: type[msgspec.Struct]
     secrets: tuple[str, ...] = ()
+    mover_package: str = ""
+    mover_wheels: tuple[str, ...] = ()
 
 
 class SourceSpec(msgspec.Struct, frozen=True):
