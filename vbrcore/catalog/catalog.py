@@ -17,6 +17,8 @@ from vbrcore.catalog.journal import JournalRow, JournalRows
 from vbrcore.catalog.keys import KeyRows
 from vbrcore.catalog.leases import Held, LeaseRows, Waiting
 from vbrcore.catalog.points import PointRows, StoredPoint
+from vbrcore.catalog.roles import RoleRows
+from vbrcore.catalog.runs import Runs
 from vbrcore.catalog.schema import prepare
 from vbrcore.catalog.sessions import SessionRows
 from vbrcore.secrets.deployment import DeploymentKey
@@ -27,7 +29,18 @@ CATALOG_NAME = "catalog.db"
 
 
 class Catalog(
-    InventoryRows, KeyRows, JobRows, SessionRows, JournalRows, LeaseRows, PointRows, ChainRows, ClockRows, AuditRows
+    InventoryRows,
+    KeyRows,
+    JobRows,
+    SessionRows,
+    JournalRows,
+    LeaseRows,
+    RoleRows,
+    PointRows,
+    ChainRows,
+    ClockRows,
+    AuditRows,
+    Runs,
 ):
     """The rows of one deployment; each noun's methods stand in its own module."""
 
