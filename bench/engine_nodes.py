@@ -79,10 +79,11 @@ class Nodes:
 
     def wait(self, event: str, count: int = 1, *, patience_s: float = 60.0, **wanted: object) -> list[Event]:
         """Wait for that many such events; return all there are, fewer where they do not come in time."""
-        self._until(lambda: len(self.events(event, **wanted)) >= count, patience_s)
+        self.until(lambda: len(self.events(event, **wanted)) >= count, patience_s)
         return self.events(event, **wanted)
 
-    def _until(self, condition: Callable[[], bool], patience_s: float) -> None:
+    def until(self, condition: Callable[[], bool], patience_s: float) -> None:
+        """Wait until something is so, not longer than `patience_s`."""
         give_up = time.monotonic() + patience_s
         with self._news:
             while not condition() and (left_s := give_up - time.monotonic()) > 0:

@@ -183,17 +183,20 @@ class Trial:
         """Stop a node, and continue it when another one has its session."""
         with self._database() as dsn, self._submitter(dsn) as submitter, self._started(dsn) as nodes:
             self._warm_up(submitter, nodes)
-            session = submitter.submit("job", work_s=2.0 + self._times["lease"])
+            session = submitter.submit("job", work_s=4.0 + self._times["lease"])
             first = nodes.wait("claimed", session=session)[0]
             stopped = nodes.signal(first.node, signal.SIGSTOP)
             claims = nodes.wait("claimed", 2, session=session)
             if len(claims) < 2:
                 return None, False, False, False
             nodes.signal(first.node, signal.SIGCONT)
-            refused = bool(nodes.wait("refused", patience_s=_SOON_S, session=session, node=first.node))
-            late = nodes.wait("worked", patience_s=_SOON_S, session=session, node=first.node)
+            own: dict[str, Any] = {"session": session, "node": first.node}
+            nodes.until(lambda: bool(nodes.events("refused", **own) or nodes.events("worked", **own)), 60.0)
+            time.sleep(1.0)  # what it says of its end is heeded, or refused, by then
+            refused, late = bool(nodes.events("refused", **own)), nodes.events("worked", **own)
             next_run = submitter.submit("job")
-            meanwhile = nodes.wait("claimed", patience_s=_SOON_S, session=next_run) if next_run is not None else []
+            patience_s = self._times["lease"]
+            meanwhile = nodes.wait("claimed", patience_s=patience_s, session=next_run) if next_run is not None else []
             ends = nodes.wait("worked", session=session, node=claims[1].node)
         both = bool(late and ends) and late[0].at < ends[0].at
         begun_before = bool(meanwhile and ends) and meanwhile[0].at < ends[0].at

@@ -64,7 +64,7 @@ class Holder:
         self._catalog = catalog
         self._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
         catalog.submit_session(
-            Session("holder", "", "holder", "verify", "starting", "none", True, time.time(), node="test")
+            Session("holder", "", "holder", "verify", "starting", "none", True, time.time(), node="local")
         )
         catalog.begin_session("holder", self._process.pid, process_started(self._process.pid) or 0.0)
         server = catalog.server_by_name("local")
