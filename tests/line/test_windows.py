@@ -43,11 +43,11 @@ def sessions_of(line: Any, name: str) -> list[dict[str, Any]]:
 def test_a_hard_window_ends_a_backup_and_a_copy_that_run(line: Any, tmp_path: Path) -> None:
     disk: Path = line.lab / "m0" / "disk.raw"
     disk.parent.mkdir()
-    disk.write_bytes(os.urandom(200 * MIB))
+    disk.write_bytes(os.urandom(100 * MIB))
     line.set_up("first")
     line.run_job("first")
     names = ("slow", "offsite")
-    for name in names:  # 200 MiB at this rate take longer than any window that ends with the minute
+    for name in names:  # 100 MiB at this rate take longer than any window that ends with the minute
         path = tmp_path / name
         line("repository", "add", name, "--path", path, "--reserve", "1M", "--rate-limit", "1M", "--slots", "2")
     line("job", "create", "slow", "--hypervisor", "lab", "--machine", "*", "--repository", "slow")
