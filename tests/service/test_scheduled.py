@@ -101,6 +101,7 @@ def test_what_a_service_missed_runs_once_and_only_where_it_is_wanted(
     wait_for(lambda: len(runs(catalog, job)) == 1, "the run that was missed")
     wait_for(lambda: catalog.next_runs()[unwanted.job_id] > due, "the moment that was passed over")
     os.kill(client.call(ops.SERVICE_SHOW, t.Nothing()).pid, signal.SIGKILL)
+    client.call(ops.SERVICE_SHOW, t.Nothing())
     client.call(ops.JOB_RUN, t.ByName(unwanted.name))
     wait_for(lambda: len(runs(catalog, unwanted)) == 1, "a run by hand")
     (missed,), (by_hand,) = runs(catalog, job), runs(catalog, unwanted)
