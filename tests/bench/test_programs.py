@@ -137,7 +137,7 @@ def test_a_program_is_measured_with_what_it_leaves_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "program", ["backup", "copying", "generation", "idle_session", "memory", "movers", "limits", "synthetic"]
+    "program", ["backup", "copying", "engine", "generation", "idle_session", "memory", "movers", "limits", "synthetic"]
 )
 def test_programs_explain_themselves(program: str) -> None:
     command = [sys.executable, str(CHECKOUT / "bench" / f"{program}.py"), "--help"]

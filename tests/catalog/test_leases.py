@@ -18,7 +18,7 @@ DECIDE = functools.partial(decide, Capacities({"proxy:p": 1, "host:p": 1, "repos
 
 
 def begin(catalog: Catalog, session_id: str) -> None:
-    catalog.add_session(Session(session_id, session_id, "n", "backup", "starting", "none", True, 1.0))
+    catalog.submit_session(Session(session_id, session_id, "n", "backup", "starting", "none", True, 1.0))
     catalog.begin_session(session_id, 1, 1.0)
 
 

@@ -85,10 +85,10 @@ def test_jobs_and_schedules(catalog: Catalog) -> None:
 
 def test_a_session_from_start_to_end(catalog: Catalog) -> None:
     catalog.add_job(JOB)
-    catalog.add_session(SESSION)
+    catalog.submit_session(SESSION)
     assert catalog.session("s1") == SESSION
     with pytest.raises(JobAlreadyRunning, match="s1"):
-        catalog.add_session(Session("s2", "j1", "nightly", "backup", "starting", "none", True, 11.0))
+        catalog.submit_session(Session("s2", "j1", "nightly", "backup", "starting", "none", True, 11.0))
     with pytest.raises(JobAlreadyRunning):
         catalog.remove_job("j1")
     first = catalog.begin_session("s1", 123, 4.5)
@@ -107,7 +107,7 @@ def test_a_session_from_start_to_end(catalog: Catalog) -> None:
     assert catalog.last_results() == {"j1": "warning"}
     with pytest.raises(LeaseLost):
         catalog.begin_session("s1", 124, 5.0)
-    catalog.add_session(Session("s2", "j1", "nightly", "backup", "starting", "none", True, 11.0))
+    catalog.submit_session(Session("s2", "j1", "nightly", "backup", "starting", "none", True, 11.0))
     assert catalog.begin_session("s2", 125, 6.0) > first
     assert [session.session_id for session in catalog.sessions(job_id="j1")] == ["s2", "s1"]
     assert [session.session_id for session in catalog.sessions(before=11.0)] == ["s1"]
@@ -130,7 +130,7 @@ def test_tasks(catalog: Catalog) -> None:
 
 
 def test_the_journal_shows_what_dead_sessions_left(catalog: Catalog) -> None:
-    catalog.add_session(SESSION)
+    catalog.submit_session(SESSION)
     catalog.begin_session("s1", 1, 1.0)
     entry = catalog.journal_add("s1", "h1", "snapshot", b"\0plan")
     assert [row.payload for row in catalog.journal_open("s1")] == [b"\0plan"]

@@ -83,3 +83,18 @@ def test_service_stop_stops_its_sessions_first(busy: Any) -> None:
     running_session(busy)
     assert busy.json("service", "stop") == {"stopped": True}
     check_truthful(busy, started["session_id"], kept=range(1, MACHINES))
+
+
+def test_a_manager_that_hangs_is_ended_and_its_job_runs_again(busy: Any) -> None:
+    started = busy.start_job()
+    session = running_session(busy)
+    (manager,) = [one for one in busy.json("ps") if one["kind"] == "job-manager"]
+    os.kill(manager["pid"], signal.SIGSTOP)
+    busy("job", "stop", "nightly", "--now")
+    ended = busy.wait_for_end(started["session_id"])
+    assert session["session_id"] == ended["session_id"]
+    assert (ended["result"], ended["error"]["code"]) == ("failed", "manager_lost")
+    assert {task["state"] for task in ended["tasks"]} <= {"done", "failed", "skipped"}
+    busy.run_job()
+    assert {point["machine"] for point in busy.points()} == {f"m{number}" for number in range(MACHINES)}
+    assert {one["kind"] for one in busy.json("ps")} == {"service"}

@@ -68,7 +68,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", BUSY_S)
     monkeypatch.setattr(leases_module, "LEASE_RENEWAL_S", RENEWAL_S)
     catalog = Catalog.open(tmp_path)
-    catalog.add_session(Session(SESSION_ID, "job-1", "nightly", "backup", "starting", "none", True, time.time()))
+    catalog.submit_session(Session(SESSION_ID, "job-1", "nightly", "backup", "starting", "none", True, time.time()))
     catalog.begin_session(SESSION_ID, os.getpid(), process_started(os.getpid()) or 0.0)
     yield tmp_path
     catalog.close()

@@ -20,7 +20,7 @@ from vbrcore.model.session import Session
 
 def test_a_machine_that_was_started_gets_its_further_disks_and_no_other_starts(tmp_path: Path) -> None:
     catalog = Catalog.open(tmp_path)
-    catalog.add_session(Session("s", "j", "nightly", "backup", "starting", "none", True, time.time()))
+    catalog.submit_session(Session("s", "j", "nightly", "backup", "starting", "none", True, time.time()))
     catalog.begin_session("s", os.getpid(), process_started(os.getpid()) or 0.0)
 
     def demand(name: str, rank: int) -> Demand:
@@ -48,7 +48,7 @@ def test_a_machine_that_was_started_gets_its_further_disks_and_no_other_starts(t
 
 def test_a_machine_whose_snapshot_is_open_waits_for_no_server(tmp_path: Path) -> None:
     catalog = Catalog.open(tmp_path)
-    catalog.add_session(Session("s", "j", "nightly", "backup", "starting", "none", True, time.time()))
+    catalog.submit_session(Session("s", "j", "nightly", "backup", "starting", "none", True, time.time()))
     catalog.begin_session("s", os.getpid(), process_started(os.getpid()) or 0.0)
     machine = (Unit("machine:h/m"),)
     choices = (Choice("far", "", (Unit("proxy:far"),)),)

@@ -66,7 +66,9 @@ class Holder:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-        catalog.add_session(Session("holder", "", "holder", "verify", "starting", "none", True, time.time()))
+        catalog.submit_session(
+            Session("holder", "", "holder", "verify", "starting", "none", True, time.time(), node="local")
+        )
         catalog.begin_session("holder", self._process.pid, process_started(self._process.pid) or 0.0)
         server = catalog.server_by_name("local")
         units = (Unit(f"host:{server.server_id}"),) * server.host_budget

@@ -1,5 +1,7 @@
 """Jobs that run by themselves, by a real service."""
 
+import os
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,15 +34,20 @@ def test_a_retry_backs_up_only_what_failed(client: Client, catalog: Catalog, job
     broken = home / "machines" / "m2" / "disk.qcow2"
     broken.parent.mkdir()
     broken.write_bytes(b"QFI\xfb" + bytes(600))
-    schedule(client, job, Schedule("every", every_s=WEEK_S, retries=1, retry_wait_s=1))
+    schedule(client, job, Schedule("every", every_s=WEEK_S, retries=3, retry_wait_s=1))
     catalog.set_schedule(job.job_id, catalog.job(job.job_id).schedule, time.time())
-    wait_for(lambda: len(runs(catalog, job)) == 2, "the retry")
-    first, retry = runs(catalog, job)
+    wait_for(lambda: len(runs(catalog, job)) == 4, "the retries", patience_s=100)
+    first, *retries = runs(catalog, job)
     assert {task.machine for task in catalog.tasks(first.session_id)} == {"m1", "m2"}
-    assert {task.machine for task in catalog.tasks(retry.session_id)} == {"m2"}
-    assert (first.result, retry.result, retry.manual) == ("failed", "failed", False)
-    assert retry.request["retry"] == 1
-    # One retry was asked for, and there is one.
+    assert first.result == "failed"
+    before = first
+    for number, retry in enumerate(retries, 1):
+        assert {task.machine for task in catalog.tasks(retry.session_id)} == {"m2"}
+        assert (retry.result, retry.manual, retry.request["retry"]) == ("failed", False, number)
+        assert before.ended is not None
+        assert retry.created >= before.ended + 1
+        before = retry
+    # Three retries were asked for, and there are three.
     view = client.call(ops.JOB_SHOW, t.ByName(job.name))
     assert (view.next_reason, view.running) == ("schedule", None)
     assert [stored.point.session_id for stored in catalog.points(job.job_id)] == [first.session_id]
@@ -60,6 +67,8 @@ def test_a_hypervisor_that_comes_back_is_backed_up_by_a_retry(
 
 def test_a_job_runs_after_another_and_may_not_follow_itself(client: Client, catalog: Catalog, job: t.JobView) -> None:
     second = client.call(ops.JOB_CREATE, t.JobCreate("second", "lab", "main", ("*",)))
+    third = client.call(ops.JOB_CREATE, t.JobCreate("third", "lab", "main", ("*",)))
+    schedule(client, third, Schedule("after", after="second"))
     view = schedule(client, second, Schedule("after", after=job.name))
     assert (view.schedule.after, view.next_run, view.next_reason) == (job.name, None, "after job nightly")
     with pytest.raises(InvalidValue, match="cannot run after"):
@@ -70,10 +79,35 @@ def test_a_job_runs_after_another_and_may_not_follow_itself(client: Client, cata
         client.call(ops.JOB_DELETE, t.Remove(job.name))
     client.call(ops.JOB_RUN, t.ByName(job.name))
     wait_for(lambda: len(runs(catalog, second)) == 1, "the run that follows")
-    (first,), (after,) = runs(catalog, job), runs(catalog, second)
+    wait_for(lambda: len(runs(catalog, third)) == 1, "the run that follows the one that followed")
+    (first,), (after,), (last,) = (runs(catalog, one) for one in (job, second, third))
     assert first.ended is not None
-    assert after.created > first.ended
-    assert not after.manual
+    assert after.ended is not None
+    assert first.ended < after.created < after.ended < last.created
+    assert (after.manual, last.manual) == (False, False)
+
+
+def test_what_a_service_missed_runs_once_and_only_where_it_is_wanted(
+    client: Client, catalog: Catalog, job: t.JobView
+) -> None:
+    unwanted = client.call(ops.JOB_CREATE, t.JobCreate("unwanted", "lab", "main", ("*",)))
+    schedule(client, job, Schedule("every", every_s=3600))
+    schedule(client, unwanted, Schedule("every", every_s=3600, catch_up=False))
+    os.kill(client.call(ops.SERVICE_SHOW, t.Nothing()).pid, signal.SIGKILL)
+    due = time.time() - 36_000
+    for one in (job, unwanted):
+        catalog.set_schedule(one.job_id, catalog.job(one.job_id).schedule, due)
+    client.call(ops.SERVICE_SHOW, t.Nothing())  # starts the next one
+    wait_for(lambda: len(runs(catalog, job)) == 1, "the run that was missed")
+    wait_for(lambda: catalog.next_runs()[unwanted.job_id] > due, "the moment that was passed over")
+    os.kill(client.call(ops.SERVICE_SHOW, t.Nothing()).pid, signal.SIGKILL)
+    client.call(ops.SERVICE_SHOW, t.Nothing())
+    client.call(ops.JOB_RUN, t.ByName(unwanted.name))
+    wait_for(lambda: len(runs(catalog, unwanted)) == 1, "a run by hand")
+    (missed,), (by_hand,) = runs(catalog, job), runs(catalog, unwanted)
+    assert (missed.result, missed.manual, by_hand.manual) == ("success", False, True)
+    for one in (job, unwanted):  # eleven hours later the beat is the same
+        assert catalog.next_runs()[one.job_id] == pytest.approx(due + 11 * 3600)
 
 
 def test_a_continuous_job_rests_when_it_was_stopped(client: Client, catalog: Catalog, job: t.JobView) -> None:

@@ -14,6 +14,7 @@ from vbrcore.api import operations as ops
 from vbrcore.api import types as t
 from vbrcore.api.client import Client
 from vbrcore.catalog.catalog import Catalog
+from vbrcore.catalog.processes import process_started
 from vbrcore.model.errors import JobAlreadyRunning, OutputRefused, ServiceStopping
 from vbrcore.model.job import Schedule
 
@@ -239,3 +240,18 @@ def test_a_job_is_deleted_with_its_backups_when_that_is_confirmed(client: Client
     client.call(ops.JOB_DELETE, t.Remove("nightly", with_backups=True, confirm="nightly"))
     assert not list((home / "backup").rglob("*.vbf"))
     assert client.call(ops.POINT_LIST, t.PointQuery()) == ()
+
+
+@pytest.mark.usefixtures("job", "holder")
+def test_a_manager_that_hangs_is_ended_when_it_must_stop_now(client: Client, catalog: Catalog) -> None:
+    session_id = run(client)
+    wait_until_waiting(client, session_id)
+    pid = manager_pid(catalog, session_id)
+    os.kill(pid, signal.SIGSTOP)
+    client.call(ops.JOB_STOP, t.JobStop("nightly", now=True))
+    view = wait_until_ended(client, session_id)
+    assert view.error is not None
+    assert (view.error.code, view.result) == ("manager_lost", "failed")
+    assert "did not react" in view.error.message
+    assert process_started(pid) is None
+    wait_for(lambda: session_id not in catalog.holders(), "the end of its lease, which has not run out")

@@ -19,6 +19,8 @@ from vbrcore.catalog.keys import KeyRows
 from vbrcore.catalog.leases import Held, LeaseRows, Waiting
 from vbrcore.catalog.network import NetworkRows
 from vbrcore.catalog.points import PointRows, StoredPoint
+from vbrcore.catalog.roles import RoleRows
+from vbrcore.catalog.runs import Runs
 from vbrcore.catalog.schema import prepare
 from vbrcore.catalog.serverstates import ServerStateRows
 from vbrcore.catalog.sessions import SessionRows
@@ -38,11 +40,13 @@ class Catalog(
     SessionRows,
     JournalRows,
     LeaseRows,
+    RoleRows,
     PointRows,
     ChainRows,
     GatewayRows,
     ClockRows,
     AuditRows,
+    Runs,
 ):
     """The rows of one deployment; each noun's methods stand in its own module."""
 

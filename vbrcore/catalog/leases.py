@@ -103,15 +103,21 @@ class LeaseRows(Rows):
         rows = self._database.rows(f"SELECT session_id, expires - {NOW} AS left FROM holders")  # noqa: S608
         return {row["session_id"]: row["left"] for row in rows}
 
+    def stalled_sessions(self) -> tuple[str, ...]:
+        """Return the ids of the sessions whose leases are over."""
+        rows = self._database.rows(f"SELECT session_id FROM holders WHERE expires < {NOW}")  # noqa: S608
+        return tuple(row["session_id"] for row in rows)
+
     def grant_grace(self) -> None:
         """Let no lease end before a whole `LEASE_S` from now: its holder may have had nobody to tell that it lives."""
         with self._database.write() as connection:
             connection.execute(f"UPDATE holders SET expires = max(expires, {NOW} + ?)", (LEASE_S,))  # noqa: S608
 
     def extend_leases(self, seconds: float) -> None:
-        """Move all ends of leases: the clock jumped, and nobody is to lose a lease by that."""
+        """Move all ends of leases, also of roles: the clock jumped, and nobody is to lose a lease by that."""
         with self._database.write() as connection:
             connection.execute("UPDATE holders SET expires = expires + ?", (seconds,))
+            connection.execute("UPDATE roles SET expires = expires + ?", (seconds,))
 
     def end_expired(self, session_id: str) -> bool:
         """End the lease of a session if nobody renewed it in time; return whether it was ended."""

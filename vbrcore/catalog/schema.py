@@ -321,9 +321,17 @@ def _add_servers(tables: "sqlite_utils.Database") -> None:
     )
 
 
+def _add_nodes(tables: "sqlite_utils.Database") -> None:
+    """Which service node runs a session, and which does what one does for all."""
+    tables.execute("ALTER TABLE sessions ADD COLUMN node TEXT NOT NULL DEFAULT ''")
+    tables.execute("UPDATE sessions SET node = 'local'")  # so far there was one
+    _table(tables, "roles", {"name": str, "node": str, "epoch": int, "expires": float}, key="name")
+
+
 MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (
     _create,
     _add_retention,
     _add_upkeep,
     _add_servers,
+    _add_nodes,
 )

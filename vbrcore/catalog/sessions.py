@@ -13,6 +13,7 @@ from vbrcore.model.times import LEASE_S
 _SESSIONS = RowType("sessions", Session, "session_id", nested=("totals", "warnings", "error", "request", "report"))
 _TASKS = RowType("tasks", Task, "task_id", nested=("totals", "warnings", "error", "needs"))
 _LIVE = f"{_SESSIONS.select_sql} WHERE state != 'ended'"
+_UNCLAIMED = "state != 'ended' AND state = 'starting' AND node = ''"  # as the index of the living says it
 _IS_JOB_RUN = f"kind IN ({', '.join(repr(kind) for kind in JOB_RUNS)})"
 
 _RUNS_LOOKED_AT = 5  # for how long a disk took: one that was not read so long is taken by its size
@@ -23,14 +24,26 @@ class SessionRows(Rows):
 
     # --- sessions -------------------------------------------------------------------------------
 
-    def add_session(self, session: Session) -> None:
-        """Write a session that is about to start; raises `JobAlreadyRunning` if it is a second run of its job."""
+    def submit_session(self, session: Session) -> None:
+        """Write a session that is to be run; raises `JobAlreadyRunning` if it is a second run of its job."""
         with self._database.write() as connection:
             if session.kind in JOB_RUNS:
                 sql = f"SELECT session_id FROM sessions WHERE job_id = ? AND {_IS_JOB_RUN} AND state != 'ended'"  # noqa: S608 - our own kinds
                 if live := connection.execute(sql, (session.job_id,)).fetchone():
                     raise JobAlreadyRunning(f"session {live['session_id']} of job {session.name} still runs")
             connection.execute(_SESSIONS.insert_sql, _SESSIONS.values(session))
+
+    def claim_session(self, node: str) -> Session | None:
+        """Make the oldest session that nobody has claimed this node's; None: there is none."""
+        if self._database.row(f"SELECT 1 FROM sessions WHERE {_UNCLAIMED} LIMIT 1") is None:  # noqa: S608 - read first
+            return None
+        with self._database.write() as connection:
+            row = connection.execute(
+                "UPDATE sessions SET node = ? WHERE session_id ="  # noqa: S608 - our own state
+                f" (SELECT session_id FROM sessions WHERE {_UNCLAIMED} ORDER BY created LIMIT 1) RETURNING *",
+                (node,),
+            ).fetchone()
+        return None if row is None else _SESSIONS.struct(row)
 
     def session(self, session_id: str) -> Session:
         return self._get(_SESSIONS, session_id, "session")

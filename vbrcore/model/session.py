@@ -36,7 +36,8 @@ class Totals(msgspec.Struct, frozen=True):
 class Session(msgspec.Struct, frozen=True):
     """`request` is the plain data of what was asked (a `SessionRequest` of the API, MessagePack built-ins).
 
-    `report`: what it found out besides its result, as plain data of its kind.
+    `report`: what it found out besides its result, as plain data of its kind. `node`: the service node that runs its
+    manager; "": nobody has claimed it yet. A pid is one of that node.
     """
 
     session_id: str
@@ -57,6 +58,7 @@ class Session(msgspec.Struct, frozen=True):
     error: ErrorInfo | None = None
     request: dict[str, object] = {}
     report: dict[str, object] = {}
+    node: str = ""
 
 
 class TaskNeeds(msgspec.Struct, frozen=True):

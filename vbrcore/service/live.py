@@ -1,6 +1,7 @@
 """What running sessions last said of themselves: progress and processes. In memory only."""
 
 import threading
+import time
 
 from vbrcore.api.types import LiveStatus, LiveTask, ProcessView
 
@@ -11,16 +12,24 @@ class LiveStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._status: dict[str, LiveStatus] = {}
+        self._heard: dict[str, float] = {}
 
     def put(self, status: LiveStatus) -> None:
         with self._lock:
             self._status[status.session_id] = status
+            self._heard[status.session_id] = time.monotonic()
 
     def keep_only(self, session_ids: frozenset[str]) -> None:
         """Forget all other sessions: they are over."""
         with self._lock:
             for session_id in self._status.keys() - session_ids:
                 del self._status[session_id]
+                del self._heard[session_id]
+
+    def heard(self, session_id: str) -> float:
+        """Return when a session's manager last said anything, by the monotonic clock; 0: never."""
+        with self._lock:
+            return self._heard.get(session_id, 0.0)
 
     def tasks(self, session_id: str) -> dict[str, LiveTask]:
         with self._lock:

@@ -1,5 +1,6 @@
-"""Job managers: started, watched, and ended where they stopped renewing their lease. Their pids stand in the catalog,
-so a service that starts anew watches those of the one before.
+"""Job managers of this service node: started, watched, and ended where they stopped renewing their lease, or hang when
+they are asked to stop now. Their pids stand in the catalog, so a service that starts anew watches those of the one
+before.
 """
 
 import logging
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from vbrcore.api.home import Home
@@ -22,45 +24,76 @@ _log = logging.getLogger(__name__)
 
 _STDERR_TAIL_BYTES = 2048
 _KILL_PATIENCE_S = 5.0
+_STOP_PATIENCE_S = 10.0  # a manager says something every second
 
 
 class Managers:
-    """Methods may be called from several threads; `check` from one at a time."""
+    """Methods may be called from several threads; `check` from one at a time.
 
-    def __init__(self, home: Home, catalog: Catalog) -> None:
+    `heard`: returns when a session's manager last said anything, by the monotonic clock.
+    """
+
+    def __init__(self, home: Home, catalog: Catalog, *, node: str, heard: Callable[[str], float]) -> None:
         self._home = home
         self._catalog = catalog
+        self._node = node
+        self._heard = heard
+        self._stops_seen: dict[str, float] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
 
     def start(self, session: Session) -> None:
-        """Write a session and start its manager, which outlives this process. Raises `JobAlreadyRunning`."""
-        with self._lock:
-            self._catalog.add_session(session)
-            try:
-                child = self._spawn(session)
-            except OSError as error:
-                self._end(session, ManagerLost(f"the job manager could not be started: {error.strerror}"))
-                raise ManagerLost(f"the job manager could not be started: {error.strerror}") from error
-            self._children[session.session_id] = child
-        self._catalog.note_manager(session.session_id, child.pid, process_started(child.pid) or 0.0)
-        _log.info("session %s of %s (%s) started, pid %d", session.session_id, session.name, session.kind, child.pid)
+        """Submit a session, and run it unless another node does. Raises `JobAlreadyRunning`, `ManagerLost`."""
+        self._catalog.submit_session(session)
+        refused = self.run_submitted()
+        if session.session_id in refused:
+            raise refused[session.session_id]
+
+    def run_submitted(self) -> dict[str, VbrError]:
+        """Claim what was submitted and start the managers, which outlive this process.
+
+        Returns what could not be started, by session id; these sessions have ended.
+        """
+        refused: dict[str, VbrError] = {}
+        while True:
+            with self._lock:
+                session = self._catalog.claim_session(self._node)
+                if session is None:
+                    return refused
+                try:
+                    child = self._children[session.session_id] = self._spawn(session)
+                except OSError as error:
+                    lost = refused[session.session_id] = ManagerLost(
+                        f"the job manager could not be started: {error.strerror}"
+                    )
+                    self._end(session, lost)
+                    continue
+            self._catalog.note_manager(session.session_id, child.pid, process_started(child.pid) or 0.0)
+            _log.info(
+                "session %s of %s (%s) started, pid %d", session.session_id, session.name, session.kind, child.pid
+            )
 
     def check(self) -> bool:
-        """End the sessions whose managers are gone or hang; return whether anything was ended."""
+        """Run what was submitted, and end the sessions whose managers are gone or hang; return whether any was."""
         self._reap()
-        sessions = {session.session_id: session for session in self._catalog.live_sessions()}
+        self.run_submitted()
+        sessions = {one.session_id: one for one in self._catalog.live_sessions() if one.node == self._node}
         ended = False
         for session in sessions.values():
             if self._is_gone(session):
                 self._end(session, ManagerLost(self._last_words(session)))
                 ended = True
-        for session_id, left_s in self._catalog.holders().items():
-            session_or_none = sessions.get(session_id)
-            if left_s < 0:
-                ended = self._end_hanging(session_id) or ended
-            elif session_or_none is None or not is_alive(session_or_none.pid, session_or_none.pid_started):
+            elif self._ignores_stop(session) and self._kill(session):
+                self._end(
+                    session, ManagerLost("the job manager did not react when it was asked to stop, and was ended")
+                )
+                ended = True
+        for session_id in self._catalog.stalled_sessions():
+            ended = self._end_hanging(session_id) or ended
+        for session_id in self._catalog.holders():
+            if not self._is_held(session_id, sessions.get(session_id)):
                 ended = self._release_if_gone(session_id) or ended
+        self._stops_seen = {key: seen for key, seen in self._stops_seen.items() if key in sessions}
         return ended
 
     def is_idle(self) -> bool:
@@ -104,6 +137,20 @@ class Managers:
         # The service was killed between writing the session and starting or noting its manager.
         return not processes_of(session.session_id) and time.time() - session.created > 1.0
 
+    def _ignores_stop(self, session: Session) -> bool:
+        """Tell whether a manager that must stop now has said nothing since: it was stopped itself, or hangs."""
+        if session.stop_requested != "now":
+            return False
+        now = time.monotonic()
+        seen = self._stops_seen.setdefault(session.session_id, now)
+        return now - max(seen, self._heard(session.session_id)) > _STOP_PATIENCE_S
+
+    def _is_held(self, session_id: str, live: Session | None) -> bool:
+        """Tell whether the holder of a lease still runs, as far as this node can know."""
+        if live is None and self._catalog.session(session_id).node != self._node:
+            return True  # another node sees its processes, or its lease runs out
+        return live is not None and is_alive(live.pid, live.pid_started)
+
     def _last_words(self, session: Session) -> str:
         """Return how a manager ended, as far as it said anything."""
         message = f"the job manager (pid {session.pid}) ended without a result"
@@ -138,7 +185,7 @@ class Managers:
     def _end_hanging(self, session_id: str) -> bool:
         """Kill the manager that did not renew its lease in time, then end lease and session."""
         session = self._catalog.session(session_id)
-        if is_alive(session.pid, session.pid_started):
+        if session.node == self._node and is_alive(session.pid, session.pid_started):
             _log.warning("session %s did not renew its lease in time: killing pid %d", session_id, session.pid)
             if not self._kill(session):
                 return False
@@ -150,6 +197,8 @@ class Managers:
 
     def _kill(self, session: Session) -> bool:
         """SIGKILL ends a stopped process too. Return whether it is gone."""
+        if not is_alive(session.pid, session.pid_started):
+            return True
         os.kill(session.pid, signal.SIGKILL)
         give_up = time.monotonic() + _KILL_PATIENCE_S
         while is_alive(session.pid, session.pid_started):

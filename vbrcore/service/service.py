@@ -8,6 +8,7 @@ from vbrcore.api.home import Home
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import JobAlreadyRunning, ServiceStopping, VbrError
 from vbrcore.model.ids import new_id
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.job import Job
 from vbrcore.model.session import JOB_RUNS, Session, SessionKind
 from vbrcore.service.balancing import balance
@@ -17,6 +18,7 @@ from vbrcore.service.configuration import Configuration
 from vbrcore.service.elsewhere import Elsewhere
 from vbrcore.service.live import LiveStore
 from vbrcore.service.managers import Managers
+from vbrcore.service.roles import Roles
 from vbrcore.service.scheduler import Scheduler
 from vbrcore.service.serverwatch import ServerWatch
 from vbrcore.service.upkeep import jobs_with_due_upkeep
@@ -44,10 +46,11 @@ class Service:
         self.on_demand = on_demand
         self.started = time.time()
         self.live = LiveStore()
-        self.managers = Managers(home, catalog)
+        self.managers = Managers(home, catalog, node=LOCAL_SERVER, heard=self.live.heard)
         self.elsewhere = Elsewhere(home, catalog)
         self.stopping = False
         self.ended = asyncio.Event()
+        self._roles = Roles(catalog, LOCAL_SERVER)
         self._cleanup = Cleanup(catalog, self.managers)
         self._scheduler = Scheduler(catalog, self._run_scheduled, self.started)
         self._checks = Checks(catalog)
@@ -157,15 +160,14 @@ class Service:
                     changed = await asyncio.to_thread(self._check)
                 if now - scheduled >= _SCHEDULE_S:
                     scheduled = now
-                    changed = await asyncio.to_thread(self._run_due_jobs) or changed
-                    changed = await asyncio.to_thread(self._run_due_checks) or changed
+                    changed = await asyncio.to_thread(self._run_due) or changed
                 if now - kept >= _UPKEEP_S:
                     kept = now
                     changed = await asyncio.to_thread(self._start_upkeep) or changed
                 seen = self.catalog.data_version()
                 if poked or changed or seen != version:
                     version = seen
-                    await asyncio.to_thread(balance, self.catalog, self.elsewhere.closed)
+                    await asyncio.to_thread(self._balance)
                 if self._cleanup.pending:
                     self._clean.clear()
                 else:
@@ -194,7 +196,8 @@ class Service:
     def _check(self) -> bool:
         self._follow_clock()
         ended = self.managers.check()
-        self._cleanup.check()
+        if self._roles.holds("cleanup"):
+            self._cleanup.check()
         self.live.keep_only(frozenset(session.session_id for session in self.catalog.live_sessions()))
         return ended
 
@@ -212,26 +215,29 @@ class Service:
             return False
         return self._recovered.is_set() and self.managers.is_idle()
 
-    def _run_due_jobs(self) -> bool:
-        """Start jobs that are due; return whether any was."""
-        if self.stopping or self._cleanup.pending:
+    def _balance(self) -> None:
+        if self._roles.holds("balancer"):
+            balance(self.catalog, self.elsewhere.closed)
+
+    def _may_start(self) -> bool:
+        """Tell whether sessions that nobody asked for are this node's to start now."""
+        return not self.stopping and not self._cleanup.pending and self._roles.holds("schedule")
+
+    def _run_due(self) -> bool:
+        """Start jobs and health checks that are due; return whether any was."""
+        if not self._may_start():
             return False
-        return self._scheduler.run_due(time.time())
+        started = self._scheduler.run_due(time.time())
+        return self._checks.start_due(lambda job: self.start_check(job, deep=job.health.deep, manual=False)) or started
 
     def _start_upkeep(self) -> bool:
         """Start what sessions left for their jobs' windows; return whether there was any."""
-        if self.stopping or self._cleanup.pending:
+        if not self._may_start():
             return False
         due = jobs_with_due_upkeep(self.catalog, time.time())
         for job in due:
             self.start_session("upkeep", job_id=job.job_id, name=job.name, manual=False, request={"work": "due"})
         return bool(due)
-
-    def _run_due_checks(self) -> bool:
-        """Start health checks that are due; return whether any was."""
-        if self.stopping or self._cleanup.pending:
-            return False
-        return self._checks.start_due(lambda job: self.start_check(job, deep=job.health.deep, manual=False))
 
     def _run_scheduled(self, job: Job, request: dict[str, object]) -> None:
         try:
