@@ -189,25 +189,6 @@ class Remove(msgspec.Struct, frozen=True):
     confirm: str = ""
 
 
-class NetworkRuleSet(msgspec.Struct, frozen=True):
-    """What all tasks together may send between two sites, in bytes per second."""
-
-    site_a: str
-    site_b: str
-    rate_limit_bytes_s: int
-
-
-class NetworkRuleRemove(msgspec.Struct, frozen=True):
-    site_a: str
-    site_b: str
-
-
-class NetworkRuleView(msgspec.Struct, frozen=True):
-    site_a: str
-    site_b: str
-    rate_limit_bytes_s: int
-
-
 class CredentialAdd(msgspec.Struct, frozen=True):
     name: str
     username: str

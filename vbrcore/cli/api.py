@@ -24,10 +24,11 @@ class _Lazy:
 
 if TYPE_CHECKING:
     from vbrcore.api import balance, jobs, operations, servers, types
-    from vbrcore.model import errors, job, retention
+    from vbrcore.model import errors, job, network, retention
 else:
     errors = _Lazy("vbrcore.model.errors")
     job = _Lazy("vbrcore.model.job")
+    network = _Lazy("vbrcore.model.network")
     retention = _Lazy("vbrcore.model.retention")
     balance = _Lazy("vbrcore.api.balance")
     jobs = _Lazy("vbrcore.api.jobs")
@@ -35,4 +36,4 @@ else:
     types = _Lazy("vbrcore.api.types")
     operations = _Lazy("vbrcore.api.operations")
 
-__all__ = ["balance", "errors", "job", "jobs", "operations", "retention", "servers", "types"]
+__all__ = ["balance", "errors", "job", "jobs", "network", "operations", "retention", "servers", "types"]
