@@ -32,7 +32,6 @@ else:
     retention = _Lazy("vbrcore.model.retention")
     balance = _Lazy("vbrcore.api.balance")
     jobs = _Lazy("vbrcore.api.jobs")
-    network = _Lazy("vbrcore.api.network")
     servers = _Lazy("vbrcore.api.servers")
     types = _Lazy("vbrcore.api.types")
     operations = _Lazy("vbrcore.api.operations")
