@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
+from vbrcore.model.inventory import LOCAL
 from vbrcore.model.job import Compression, Fulls, HealthSchedule, Priority, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
@@ -14,23 +15,36 @@ class Nothing(msgspec.Struct, frozen=True):
     """No fields."""
 
 
+class ByName(msgspec.Struct, frozen=True):
+    """A name or an id."""
+
+    name: str
+
+
 # --- inventory --------------------------------------------------------------------------------------
 
 
 class HypervisorAdd(msgspec.Struct, frozen=True):
-    """`secrets`: settings that the plugin seals. Paths are absolute (the client makes them so)."""
+    """`secrets`: settings that the plugin seals. Paths are absolute (the client makes them so).
+
+    `server`: the managed server that is its host, where movers are to run on it.
+    """
 
     name: str
     plugin: str
     settings: dict[str, str] = {}
     secrets: dict[str, str] = {}
+    server: str = LOCAL
 
 
 class HypervisorView(msgspec.Struct, frozen=True):
+    """`server`: the managed server that is its host."""
+
     hypervisor_id: str
     name: str
     plugin: str
     settings: dict[str, str]
+    server: str = LOCAL
 
 
 class KeyFiles(msgspec.Struct, frozen=True):
@@ -59,6 +73,7 @@ class RepositoryAdd(msgspec.Struct, frozen=True):
     reserve_bytes: int | None = None
     key: KeyFiles | None = None
     rate_limit_bytes_s: int = 0
+    proxy_affinity: tuple[str, ...] = ()
     server: str = "local"
     smb: str = ""
     credential: str = ""
@@ -79,6 +94,7 @@ class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "clas
 
     `kind`: directory, or smb: then `path` is the share, `credential` names who opens it, `gateways` the servers that
     may (empty: the one that serves it best), and `server` the one through which the service sees it ("": none yet).
+    `proxy_affinity`: servers that come first among equals to read disks for it.
     """
 
     repository_id: str
@@ -98,6 +114,7 @@ class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "clas
     encrypted: bool = False
     storage_class: str = ""
     rate_limit_bytes_s: int = 0
+    proxy_affinity: tuple[str, ...] = ()
     kind: str = "directory"
     site: str = ""
     credential: str = ""
@@ -172,17 +189,6 @@ class Remove(msgspec.Struct, frozen=True):
     confirm: str = ""
 
 
-class ServerView(msgspec.Struct, frozen=True):
-    server_id: str
-    name: str
-    roles: tuple[str, ...]
-    site: str
-    proxy_slots: int
-    proxy_slots_used: int
-    host_budget: int
-    host_budget_used: int
-
-
 class CredentialAdd(msgspec.Struct, frozen=True):
     name: str
     username: str
@@ -240,6 +246,9 @@ class JobCreate(msgspec.Struct, frozen=True):
     fulls: Fulls = Fulls()
     from_repository: str = ""
     map_chain: str = ""
+    priority: Priority = "regular"
+    proxies: tuple[str, ...] = ()
+    wait_for_best: bool = False
 
 
 class JobFull(msgspec.Struct, frozen=True):
@@ -355,6 +364,8 @@ class JobView(msgspec.Struct, frozen=True):
     from_repository: str = ""
     health: HealthSchedule = HealthSchedule()
     directory: str = ""
+    proxies: tuple[str, ...] = ()
+    wait_for_best: bool = False
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
@@ -377,12 +388,6 @@ class JobMap(msgspec.Struct, frozen=True):
 
     name: str
     directory: str
-
-
-class ByName(msgspec.Struct, frozen=True):
-    """A name or an id."""
-
-    name: str
 
 
 class JobStop(msgspec.Struct, frozen=True):

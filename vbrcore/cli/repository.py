@@ -56,6 +56,13 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         "--reserve", metavar="SIZE", help="space to leave free, e.g. 50G (10 %%, at least 5G but never more than 20 %%)"
     )
     add.add_argument("--rate-limit", metavar="SIZE", help="what each backup writes a second at most, e.g. 100M (none)")
+    add.add_argument(
+        "--proxy-affinity",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a proxy that is preferred among equals; may be repeated",
+    )
     add.add_argument("--encrypt", action="store_true", help="with a passphrase, a key file, or either of both")
     _add_key_files(add)
     passphrase = parser.verb(
@@ -131,6 +138,7 @@ def _add(args: argparse.Namespace) -> int:
         reserve_bytes=None if args.reserve is None else values.size_bytes(args.reserve),
         key=key,
         rate_limit_bytes_s=0 if args.rate_limit is None else values.size_bytes(args.rate_limit),
+        proxy_affinity=tuple(args.proxy_affinity),
         server=args.server or _LOCAL,
         smb=args.smb or "",
         credential=args.credential or "",

@@ -35,7 +35,13 @@ async def _forget(context: Context, repository: Repository, directory: str, poin
     first = points[0].point
     chain = Chain(directory, first.job_id, first.job_name, first.block_size_bytes)
     work = target_work(context, repository, chain, may_fill=True)
-    target = Target(context.crew, work, context.log, RepositoryKeys(context.catalog, repository.repository_id))
+    target = Target(
+        context.crew,
+        work,
+        context.log,
+        RepositoryKeys(context.catalog, repository.repository_id),
+        server=repository.server,
+    )
     try:
         run = await target.ready()
         for warning in run.warnings:

@@ -107,7 +107,7 @@ async def examine(context: Context, job: Job, place: Place, *, deep: bool = Fals
             task.task_id, state="running", reason="", server=server.name, attempt=1, started=time.time()
         )
         try:
-            done = await until_stopped(context, task, work, keys)
+            done = await until_stopped(context, task, work, keys, server=server.name)
         finally:
             context.leases.release(task.task_id)
         if not isinstance(done, Examined):

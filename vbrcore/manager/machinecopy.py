@@ -234,6 +234,7 @@ class MachineCopy:
                 context.crew,
                 "copy",
                 work,
+                server=server,
                 machine=self.name,
                 disk=task.disk,
                 log=context.log,

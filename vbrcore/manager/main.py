@@ -90,7 +90,7 @@ async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog, 
     client = Client(home, start=False, timeout_s=5.0)  # a service that hangs must not hold up the session
     stop = StopWatch(catalog, session.session_id)
     live = LiveReporter(client, session.session_id)
-    crew = Crew(session, log)
+    crew = Crew(session, log, catalog, home.path)
     storages = Storages(lambda server, path: crew.start("storage", task_id="", disk=path, server=server), catalog.place)
     gateways = Gateways(catalog, storages, log.info)
     leases = Leases(catalog, session.session_id, log, stop, live.poke)

@@ -117,7 +117,7 @@ async def _attempts(
             task.task_id, state="running", reason="", server=server, attempt=attempts - left, started=time.time()
         )
         try:
-            done = await until_stopped(context, task, work, keys)
+            done = await until_stopped(context, task, work, keys, server=server)
         except VbrError as error:
             if not left or not error.retryable or context.stop.requested.is_set():
                 raise
@@ -130,7 +130,7 @@ async def _attempts(
 
 
 async def until_stopped(
-    context: Context, task: Task, work: RestoreWork | ExamineWork, keys: RepositoryKeys
+    context: Context, task: Task, work: RestoreWork | ExamineWork, keys: RepositoryKeys, *, server: str
 ) -> DiskDone | RestoreDone | Examined:
     """Run the mover; a request to stop ends it, because a restore is not half done gracefully."""
     running = asyncio.create_task(
@@ -138,6 +138,7 @@ async def until_stopped(
             context.crew,
             "restore",
             work,
+            server=server,
             machine=task.machine,
             disk=task.disk,
             log=context.log,
@@ -167,7 +168,9 @@ async def read_configuration(context: Context, stored: StoredPoint, *, as_stored
     """
     keys = RepositoryKeys(context.catalog, stored.repository_id)
     repository = await context.gateways.repository(stored.repository_id)
-    handle = await context.crew.start("restore", task_id="", disk=f"{stored.point.machine}/configuration")
+    handle = await context.crew.start(
+        "restore", task_id="", disk=f"{stored.point.machine}/configuration", server=repository.server
+    )
     try:
         await handle.send(
             ReadConfiguration(
@@ -190,8 +193,8 @@ async def read_configuration(context: Context, stored: StoredPoint, *, as_stored
                     return b"".join(parts)
                 case Failed(error=error):
                     raise error_from(error)
-                case Log(level=level, message=text):
-                    context.log.write(level, text, kind="mover", pid=handle.pid)
+                case Log(time=at, level=level, message=text):
+                    context.log.write(level, text, **handle.said(at))
                 case _:
                     continue
     finally:

@@ -59,7 +59,13 @@ async def _rekey(
     context: Context, repository: Repository, work: TargetWork, key: RepositoryKey, warnings: Warnings
 ) -> int:
     """Return the bytes that were appended."""
-    target = Target(context.crew, work, context.log, RepositoryKeys(context.catalog, repository.repository_id))
+    target = Target(
+        context.crew,
+        work,
+        context.log,
+        RepositoryKeys(context.catalog, repository.repository_id),
+        server=repository.server,
+    )
     try:
         run = await target.ready()
         for warning in run.warnings:

@@ -33,6 +33,7 @@ async def run_mover(
     role: Role,
     work: SourceWork | RestoreWork | CopyWork | ExamineWork,
     *,
+    server: str,
     machine: str,
     disk: str,
     log: SessionLog,
@@ -40,12 +41,12 @@ async def run_mover(
     keys: RepositoryKeys | None = None,
     target: TargetRun | None = None,
 ) -> DiskDone | RestoreDone | Examined:
-    """Start a mover, give it its work, and return what it did. The mover is gone when this returns or raises.
+    """Start a mover on a server, give it its work, and return what it did. It is gone when this returns or raises.
 
     `keys` are those of the repository that a restore mover reads; `target` is told where a source listens, and that
     the attempt is over.
     """
-    handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}")
+    handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}", server=server)
     try:
         await handle.send(work)
         return await _follow(
@@ -75,8 +76,8 @@ async def _follow(
                 await _meet(need, handle, keys, target)
             case Progress() as message:
                 progress(message)
-            case Log(level=level, message=text):
-                log.write(level, text, kind="mover", task_id=task_id, machine=machine, disk=disk, pid=handle.pid)
+            case Log(time=at, level=level, message=text):
+                log.write(level, text, task_id=task_id, machine=machine, disk=disk, **handle.said(at))
             case DiskDone() | RestoreDone() | Examined() as message:
                 done = message
             case Failed(error=error):

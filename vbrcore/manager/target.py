@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -206,8 +207,8 @@ class TargetRun:
                     _refuse(waiting, error_from(error))
             case Progress():
                 self.progress = message
-            case Log(level=level, message=text):
-                self._log.write(level, text, kind="mover", pid=self._handle.pid)
+            case Log(time=at, level=level, message=text):
+                self._log.write(level, text, **self._handle.said(at))
             case Ended(stored_bytes=stored_bytes):
                 self.stored_bytes = stored_bytes
                 self._ended.set_result(stored_bytes)
@@ -246,11 +247,21 @@ def _refuse(future: "asyncio.Future[T] | None", error: VbrError) -> None:
         future.exception()  # marks it as seen: nobody may be waiting for it
 
 
+def work_at(handle: MoverHandle, work: TargetWork) -> TargetWork:
+    """Return the work with its index cache where the mover is."""
+    if not handle.cache_directory:
+        return work
+    return msgspec.structs.replace(
+        work, index_directory=str(Path(handle.cache_directory) / "index" / work.repository_id)
+    )
+
+
 class Target:
     """Gives the living `TargetRun`, starting a new mover where there is none."""
 
-    def __init__(self, crew: Crew, work: TargetWork, log: SessionLog, keys: RepositoryKeys) -> None:
+    def __init__(self, crew: Crew, work: TargetWork, log: SessionLog, keys: RepositoryKeys, *, server: str) -> None:
         self._crew = crew
+        self._server = server
         # A target learns no names of an encrypted repository.
         self._work = msgspec.structs.replace(work, encrypt=True, job_name="") if keys.encrypted else work
         self._keys = keys
@@ -283,9 +294,9 @@ class Target:
             return self._run
 
     async def _start(self) -> TargetRun:
-        handle = await self._crew.start("target", task_id="", disk="")
+        handle = await self._crew.start("target", task_id="", disk="", server=self._server)
         try:
-            await handle.send(self._work)
+            await handle.send(work_at(handle, self._work))
             points: list[Point] = []
             ready = await self._expect(handle, Ready, points)
             if ready.chain.encrypted and ready.chain.is_new:
@@ -309,8 +320,8 @@ class Target:
                     raise error_from(error)
                 case ChainPoints(points=some):
                     points += some
-                case Log(level=level, message=text):
-                    self._log.write(level, text, kind="mover", pid=handle.pid)
+                case Log(time=at, level=level, message=text):
+                    self._log.write(level, text, **handle.said(at))
                 case Progress():  # it is ready, and waits a while for the key slots
                     continue
                 case other:

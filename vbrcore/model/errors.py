@@ -278,6 +278,12 @@ class LoginRefused(VbrError):
     hint = "Check the user, and the key, agent or password that was given for the server."
 
 
+class HostKeyUnconfirmed(VbrError):
+    code = "host_key_unconfirmed"
+    exit_code = 2
+    hint = "Compare the fingerprint with that on the server ('ssh-keygen -lf FILE'), then give --accept-host-key."
+
+
 class ServerUnsuitable(VbrError):
     code = "server_unsuitable"
     exit_code = 20

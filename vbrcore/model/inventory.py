@@ -50,9 +50,9 @@ class SshAccess(msgspec.Struct, frozen=True):
     login: Literal["identity", "password", "agent"] = "agent"
 
 
-LOCAL_SERVER = "local"
 ServerRole = Literal["proxy", "repository", "gateway"]
 
+LOCAL = LOCAL_SERVER = "local"  # the name of this machine, the server that is there from the start
 # DESIGN section 7: where movers listen for data, while a task runs.
 DATA_PORTS = (46200, 46299)
 

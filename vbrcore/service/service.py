@@ -18,6 +18,7 @@ from vbrcore.service.elsewhere import Elsewhere
 from vbrcore.service.live import LiveStore
 from vbrcore.service.managers import Managers
 from vbrcore.service.scheduler import Scheduler
+from vbrcore.service.serverwatch import ServerWatch
 from vbrcore.service.upkeep import jobs_with_due_upkeep
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Service:
         self._idle_s = idle_s
         self._last_call = time.monotonic()
         self._clock_offset = time.time() - time.monotonic()
+        self.servers = ServerWatch(catalog, self.poke)
 
     # --- for the handlers -----------------------------------------------------------------------
 
@@ -129,12 +131,16 @@ class Service:
     async def run(self) -> None:
         """Recover, then supervise until the service has ended. An error that was not expected is logged, no more."""
         await asyncio.to_thread(self._recover)
-        watching = asyncio.create_task(self.elsewhere.watch())
+        watching = (
+            asyncio.create_task(self.servers.run(), name="servers"),
+            asyncio.create_task(self.elsewhere.watch(), name="repositories"),
+        )
         try:
             await self._supervise()
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await self.elsewhere.close()
 
     async def _supervise(self) -> None:

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import sys
 import time
-from typing import Self
+from typing import Self, TypedDict
 
 import msgspec
 
 from vbrcore.model.errors import MoverLost, ProtocolError, TransportLost, VbrError
 from vbrcore.model.foreign import UNDECODABLE
+from vbrcore.model.inventory import LOCAL
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
 from vbrcore.mover import messages as mover
@@ -44,6 +45,15 @@ from vbrcore.transport.streams import ChildStream, SshStream, Stream
 _CLOSE_S = 10.0
 
 
+class Said(TypedDict):
+    """Who said a log line and when, by this machine's clock."""
+
+    kind: str
+    pid: int
+    server: str
+    at: float
+
+
 class MoverHandle:
     """One mover. Messages arrive in order; after the last one `receive` says why there are no more."""
 
@@ -56,6 +66,17 @@ class MoverHandle:
         self._inbox: asyncio.Queue[mover.FromMover | VbrError] = asyncio.Queue()
         self._lost: VbrError | None = None
         self._started = asyncio.Event()
+
+    @property
+    def cache_directory(self) -> str:
+        """Where the mover's server keeps what can be made anew; "": it is this machine."""
+        return self._client.hello.cache_directory
+
+    def said(self, at: float) -> Said:
+        """Return what stands in a log line of this mover that it said at this time of its own clock."""
+        client = self._client
+        server = "" if client.server == LOCAL else client.server
+        return {"kind": "mover", "pid": self.pid, "server": server, "at": at - client.clock_offset_s}
 
     async def send(self, message: mover.ToMover) -> None:
         """Send a message. Raises `MoverLost` or `TransportLost`."""
@@ -109,7 +130,7 @@ class TransportClient:
     gives the last lines of movers that were cut off there; `forget_log` removes them when they are kept here.
     """
 
-    def __init__(self, timing: Timing | None = None, *, server: str = "local") -> None:
+    def __init__(self, timing: Timing | None = None, *, server: str = LOCAL) -> None:
         self.encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(mover.FromMover)
         self.server = server
@@ -276,7 +297,7 @@ class TransportClient:
 
     @property
     def _name(self) -> str:
-        return "the transport" if self.server == "local" else f"the transport on server {self.server}"
+        return "the transport" if self.server == LOCAL else f"the transport on server {self.server}"
 
     def _lose(self, why: str) -> None:
         """Fail everything that waits, and make sure that a transport on this machine really is gone."""
