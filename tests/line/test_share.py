@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.smbd import PASSWORD_TEXT, SMBD, Smbd
+from vbrcore.testing.smbd import PASSWORD_TEXT, SMBD, Smbd
 
 pytestmark = [pytest.mark.skipif(SMBD is None, reason="there is no smbd"), pytest.mark.timeout(400)]
 

@@ -43,7 +43,7 @@ from vbrcore.storage.port import ALIGNMENT_BYTES, SLOT_BYTES, Buffer, check_alig
 from vbrcore.storage.smbwire import Wire
 
 _BLOCK_BYTES: Final = frozenset({8192, 16384, 32768, 65536})
-_UNDER_WAY: Final = 8  # requests of one call that wait for an answer
+_UNDER_WAY: Final = 16  # requests of one call that wait for an answer
 _ALL: Final = Sharing.FILE_SHARE_READ | Sharing.FILE_SHARE_WRITE | Sharing.FILE_SHARE_DELETE
 _READ: Final = FilePipePrinterAccessMask.FILE_READ_DATA | FilePipePrinterAccessMask.FILE_READ_ATTRIBUTES
 _WRITE: Final = _READ | FilePipePrinterAccessMask.FILE_WRITE_DATA | FilePipePrinterAccessMask.FILE_WRITE_ATTRIBUTES
