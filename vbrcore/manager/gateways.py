@@ -60,6 +60,7 @@ class Gateways:
         self._catalog = catalog
         self._storages = storages
         self._say = say
+        self.choices: list[dict[str, object]] = []  # for the session's report
         self._settled: dict[str, str] = {}
         self._one_at_a_time = asyncio.Lock()
 
@@ -103,6 +104,8 @@ class Gateways:
                 raise NoGateway(f"no server can open {repository.path}" + (f": {why}" if why else ""))
             if await self._try(repository, choice.gateway):
                 self._say(f"{repository.path}: {explained(choice)}")
+                told: dict[str, object] = msgspec.to_builtins(choice)
+                self.choices.append({"repository": repository.name, "directory": directory} | told)
                 return choice.gateway
 
     def _choice(self, repository: Repository, servers: Iterable[Server], directory: str) -> GatewayChoice:
