@@ -2,9 +2,17 @@
 
 import msgspec
 
-from vbrcore.balancer.candidates import Proxy, Wishes, candidates, server_units
+from vbrcore.balancer.candidates import (
+    Proxy,
+    Wishes,
+    candidates,
+    ranked_modes,
+    server_units,
+    why_taken,
+    without,
+)
 from vbrcore.balancer.decide import Capacities, Closed, Pending, decide
-from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand, Unit
+from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand, Grant, Unit
 from vbrcore.balancer.feasibility import why_never
 from vbrcore.balancer.gateways import Gateway, choose_gateway
 
@@ -87,6 +95,47 @@ def test_every_server_that_is_no_candidate_says_why() -> None:
         "empty": "no_slots",
         "blind": "no_transport_mode",
     }
+
+
+def test_where_an_attempt_failed_is_asked_again_only_without_another_server() -> None:
+    found = candidates([proxy("p"), proxy("q")], Wishes(MODES), "r")
+    left = without(found, {"p"})
+    assert {one.server for one in left.choices} == {"q"}
+    assert [(one.server, one.reason) for one in left.excluded] == [("p", "failed_before")]
+    assert without(found, {"p", "q"}) == found
+    assert without(found, set()) == found
+
+
+def test_what_decided_is_said_in_the_words_of_the_table() -> None:
+    proxies = [proxy("near", site="a"), proxy("twin", site="a"), proxy("far", modes=("network",))]
+    found = candidates(proxies, Wishes(MODES, "a"), "r").choices
+
+    def why(server: str, mode: str) -> list[str]:
+        return why_taken(found, Grant("d", server, mode)).split("; ")
+
+    assert why("near", "direct") == [
+        "best transport mode",
+        "same site as the machine",
+        "least loaded: free / all slots",
+    ]
+    assert why("far", "network") == [
+        "a worse transport mode: what has direct is full or away",
+        "better ones are full or away",
+    ]
+    alone = candidates([proxy("own")], Wishes(MODES, own_host="own", affinity=("own",)), "r").choices
+    assert why_taken(alone, Grant("d", "own", "direct")).split("; ") == [
+        "the only one that can",
+        "best transport mode",
+        "the machine's own host",
+        "preferred by the repository",
+    ]
+
+
+def test_modes_that_servers_offer_make_one_order() -> None:
+    assert ranked_modes([("tunnel",), ("host", "tunnel")]) == ("host", "tunnel")
+    assert ranked_modes([("b", "c"), ("a", "c"), ("a", "b"), ()]) == ("a", "b", "c")
+    assert set(ranked_modes([("a", "b"), ("b", "a")])) == {"a", "b"}
+    assert ranked_modes([]) == ()
 
 
 def test_a_server_that_is_both_costs_one_unit_of_its_budget() -> None:

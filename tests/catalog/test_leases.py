@@ -67,7 +67,7 @@ def test_cancelling_gives_back_what_was_granted_meanwhile(catalog: Catalog) -> N
     begin(catalog, "s1")
     catalog.request_lease(demand("s1", "a"))
     catalog.balance(DECIDE)
-    catalog.cancel_request("a")
+    catalog.cancel_request(demand("s1", "a"))
     assert catalog.granted("a") is None
     assert not catalog.usage()
 

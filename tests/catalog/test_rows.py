@@ -37,7 +37,7 @@ def test_inventory(catalog: Catalog) -> None:
     assert catalog.hypervisor("h1") == catalog.hypervisor_by_name("lab") == HYPERVISOR
     assert catalog.hypervisor_secrets(HYPERVISOR) == {"password": "geheim"}
     assert catalog.repositories() == (REPOSITORY,)
-    assert catalog.proxies() == (server,)
+    assert catalog.servers() == (server,)
     assert catalog.credential_password(catalog.credential_by_name("vc")) == Secret("pw")
     with pytest.raises(AlreadyExists, match="hypervisor lab"):
         catalog.add_hypervisor(Hypervisor("h2", "lab", "images", {}), {})

@@ -1,11 +1,24 @@
-from vbrcore.manager.demands import chain_demand, copy_demand, disk_demand, further_disk_demand, read_demand
+import msgspec
+
+from vbrcore.balancer.candidates import Candidates
+from vbrcore.manager.demands import (
+    chain_demand,
+    class_of,
+    copy_demand,
+    disk_demand,
+    further_disk_demand,
+    read_demand,
+)
+from vbrcore.manager.placement import placed
 from vbrcore.model.inventory import Disk, Hypervisor, Machine, Repository, Server
+from vbrcore.model.job import Job
 from vbrcore.model.session import Session, Task
 
 LOCAL = Server("s1", "local", ("proxy", "repository"), 2, 2)
 FAR = Server("s2", "far", ("proxy",), 2, 2)
 REPOSITORY = Repository("r1", "main", "local", "/r", 2)
-HYPERVISOR = Hypervisor("h1", "lab", "images", {})
+HYPERVISOR = Hypervisor("h1", "lab", "images", {}, server="local")
+JOB = Job("j", "nightly", "h1", "r1", ("*",))
 SESSION = Session("se", "j", "nightly", "backup", "running", "none", manual=True, created=1.0)
 TASK = Task("t1", "se", "m", "d0", size_bytes=5, created=2.0)
 MACHINE = Machine("m1", "m", (Disk("a", "d0", 5, "ds1"), Disk("b", "d1", 5, "ds1"), Disk("c", "d2", 5, "ds2", "rdm")))
@@ -15,6 +28,46 @@ def resources(units: object) -> list[str]:
     return [unit.resource for unit in units]  # type: ignore[attr-defined]
 
 
+def found(*, job: Job = JOB, **servers_of: tuple[str, ...]) -> Candidates:
+    """Where a disk can be read: the servers that offer each mode, the best mode first."""
+    modes = {one.name: tuple(mode for mode, names in servers_of.items() if one.name in names) for one in (LOCAL, FAR)}
+    return placed(job, REPOSITORY, HYPERVISOR, servers=(LOCAL, FAR), beside=LOCAL, modes=modes)
+
+
+def test_a_session_of_the_schedule_begins_a_machine_only_while_its_window_is_open() -> None:
+    def gates(session: Session) -> tuple[str, ...]:
+        return disk_demand(
+            session,
+            TASK,
+            MACHINE,
+            scope="m",
+            hypervisor=HYPERVISOR,
+            found=found(host=("local",)),
+            repository=REPOSITORY,
+        ).gates
+
+    assert gates(SESSION) == ()
+    assert gates(msgspec.structs.replace(SESSION, manual=False)) == ("window:j",)
+
+
+def test_the_class_of_a_session_is_that_of_its_job_unless_somebody_waits_for_it() -> None:
+    quick = msgspec.structs.replace(SESSION, request={"quick": True})
+    copy = msgspec.structs.replace(JOB, source_repository_id="r2")
+    of = {"high": 400, "regular": 300, "low": 100}
+    assert {priority: class_of(msgspec.structs.replace(JOB, priority=priority)) for priority in of} == of
+    assert (class_of(copy), class_of(JOB, quick), class_of(JOB, SESSION)) == (200, 500, 300)
+    assert class_of(msgspec.structs.replace(JOB, priority="low"), quick) == 500
+
+
+def test_the_machines_own_host_comes_first_and_the_jobs_list_is_all_there_is() -> None:
+    both = found(tunnel=("local", "far"))
+    assert [(one.server, one.mode) for one in both.choices] == [("local", "tunnel"), ("far", "tunnel")]
+    assert both.choices[0].merits == ("own_host",)
+    listed = found(tunnel=("local", "far"), job=msgspec.structs.replace(JOB, proxies=("far",)))
+    assert [one.server for one in listed.choices] == ["far"]
+    assert [(one.server, one.reason) for one in listed.excluded] == [("local", "not_in_the_jobs_list")]
+
+
 def test_a_first_disk_takes_the_machine_and_one_place_on_each_datastore_it_touches() -> None:
     demand = disk_demand(
         SESSION,
@@ -22,9 +75,8 @@ def test_a_first_disk_takes_the_machine_and_one_place_on_each_datastore_it_touch
         MACHINE,
         scope="machine:m1",
         hypervisor=HYPERVISOR,
-        modes=((LOCAL, "host"),),
+        found=found(host=("local",)),
         repository=REPOSITORY,
-        repository_server=LOCAL,
     )
     assert resources(demand.machine_units) == ["machine:h1/m1", "datastore:h1/ds1"]
     assert demand.machine_scope == "machine:m1"
@@ -33,14 +85,14 @@ def test_a_first_disk_takes_the_machine_and_one_place_on_each_datastore_it_touch
 
 def test_a_host_that_is_proxy_and_repository_costs_one_unit_of_its_budget() -> None:
     near, far = further_disk_demand(
-        SESSION, TASK, modes=((LOCAL, "host"), (FAR, "nbd")), repository=REPOSITORY, repository_server=LOCAL
+        SESSION, TASK, found=found(host=("local",), nbd=("far",)), repository=REPOSITORY
     ).choices
     assert resources(near.units) == ["proxy:s1", "host:s1"]
     assert resources(far.units) == ["proxy:s2", "host:s2", "host:s1"]
 
 
 def test_a_further_disk_of_an_open_machine_ranks_above_regular_ones() -> None:
-    further = further_disk_demand(SESSION, TASK, modes=(), repository=REPOSITORY, repository_server=LOCAL)
+    further = further_disk_demand(SESSION, TASK, found=found(nbd=("far",)), repository=REPOSITORY)
     assert further.class_rank == 700
     assert further.machine_units == ()
 

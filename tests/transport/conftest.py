@@ -1,8 +1,10 @@
 """A repository and the work of a target mover, for processes that are killed and stopped."""
 
+import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from vbrcore.model.times import Timing
 from vbrcore.mover.messages import TargetWork
 from vbrcore.storage.repository import create_repository
+from vbrcore.testing.sshd import Sshd
 
 SHORT = Timing(heartbeat_s=0.2, silence_s=1.5)
 
@@ -56,3 +59,20 @@ def gone() -> Callable[..., bool]:
         return True
 
     return wait
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Give an empty directory whose path is short enough for sockets, and open to other accounts."""
+    path = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def sshd(short_path: Path) -> Iterator[Sshd]:
+    with Sshd(short_path / "sshd") as running:
+        yield running

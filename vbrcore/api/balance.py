@@ -55,13 +55,27 @@ class UseView(msgspec.Struct, frozen=True):
 
 
 class CandidateView(msgspec.Struct, frozen=True):
-    """A server and mode in the order in which they are looked at; `reason` "": it could start there now."""
+    """A server and mode in the order in which they are looked at; `reason` "": it could start there now.
+
+    `merits`: what it is preferred for, in the words of the table in docs/operator.md.
+    """
 
     server: str
     mode: str
     reason: str
     detail: str
     resources: tuple[UseView, ...]
+    merits: tuple[str, ...] = ()
+
+
+class ExcludedView(msgspec.Struct, frozen=True):
+    """A server that is no candidate: `not_in_the_jobs_list`, `no_proxy_role`, `no_slots`, `no_transport_mode`,
+    `failed_before`.
+    """
+
+    server: str
+    reason: str
+    detail: str
 
 
 class RankView(msgspec.Struct, frozen=True, rename={"class_rank": "class"}):
@@ -96,10 +110,11 @@ class WaitView(msgspec.Struct, frozen=True):
     resources: tuple[UseView, ...]
     candidates: tuple[CandidateView, ...]
     ahead: tuple[str, ...]
+    excluded: tuple[ExcludedView, ...] = ()
 
 
 class RunView(msgspec.Struct, frozen=True):
-    """A task that has what it needs: where, and what it holds."""
+    """A task that has what it needs: where and how, why there, and what it holds."""
 
     task_id: str
     machine: str
@@ -107,6 +122,8 @@ class RunView(msgspec.Struct, frozen=True):
     state: str
     server: str
     resources: tuple[str, ...]
+    mode: str = ""
+    why: str = ""
 
 
 class ExplainView(msgspec.Struct, frozen=True):

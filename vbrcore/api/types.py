@@ -392,6 +392,8 @@ class TaskView(msgspec.Struct, frozen=True):
     """A disk in a session: where it is, what it waits for. `busy`: share of time per stage (0 to 1).
 
     `reason` is machine-readable, `detail` says it for people, `place` is that in the queue (from 1; 0: does not wait).
+    `server`, `mode`: which proxy reads it and in which transport mode; `why`: what decided so, in the words of the
+    table in docs/operator.md.
     """
 
     task_id: str
@@ -411,6 +413,8 @@ class TaskView(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     detail: str = ""
     place: int = 0
+    mode: str = ""
+    why: str = ""
 
 
 class SessionView(msgspec.Struct, frozen=True):

@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from vbrcore.balancer.demand import Choice, Unit
+from vbrcore.balancer import words
+from vbrcore.balancer.demand import Choice, Excluded, Grant, Unit
 
-# What a server is preferred for, the first before all later ones. The least loaded of equals is found at the decision.
-_NOT_OWN_HOST, _OTHER_SITE, _NO_AFFINITY = 4, 2, 1
+# What lacking it costs: the first weighs more than all later ones. The least loaded is found at the decision.
+_MERITS = {"own_host": 4, "same_site": 2, "affinity": 1}
 
 
 class Proxy(msgspec.Struct, frozen=True):
@@ -35,14 +36,6 @@ class Wishes(msgspec.Struct, frozen=True):
     only: tuple[str, ...] = ()
 
 
-class Excluded(msgspec.Struct, frozen=True):
-    """A server that is no candidate: `not_in_the_jobs_list`, `no_proxy_role`, `no_slots`, `no_transport_mode`."""
-
-    server: str
-    reason: str
-    detail: str
-
-
 class Candidates(msgspec.Struct, frozen=True):
     choices: tuple[Choice, ...]
     excluded: tuple[Excluded, ...]
@@ -56,16 +49,55 @@ def candidates(proxies: Iterable[Proxy], wishes: Wishes, repository_server_id: s
     found: list[tuple[int, int, str, Choice]] = []
     excluded = []
     for proxy in proxies:
-        if (why := _exclusion(proxy, wishes)) is not None:
-            excluded.append(why)
+        if reason := _exclusion(proxy, wishes):
+            excluded.append(Excluded(proxy.name, reason, words.EXCLUDED[reason]))
             continue
-        preference = _preference(proxy, wishes)
+        merits = _merits(proxy, wishes)
+        preference = sum(cost for code, cost in _MERITS.items() if merits.get(code) is False)
         units = server_units(proxy.server_id, (repository_server_id,))
+        own = tuple(code for code, fulfilled in merits.items() if fulfilled)
         for place, mode in enumerate(wishes.modes):
             if mode in proxy.modes:
-                found.append((place, preference, proxy.name, Choice(proxy.name, mode, units, preference)))
+                found.append((place, preference, proxy.name, Choice(proxy.name, mode, units, preference, own)))
     found.sort(key=lambda one: one[:3])
     return Candidates(tuple(choice for *_, choice in found), tuple(excluded))
+
+
+def without(found: Candidates, failed: Collection[str]) -> Candidates:
+    """Leave out servers where an attempt failed, unless no other one is there."""
+    left = tuple(choice for choice in found.choices if choice.server not in failed)
+    if not left or len(left) == len(found.choices):
+        return found
+    names = dict.fromkeys(choice.server for choice in found.choices if choice.server in failed)
+    excluded = tuple(Excluded(name, "failed_before", words.EXCLUDED["failed_before"]) for name in names)
+    return Candidates(left, (*found.excluded, *excluded))
+
+
+def why_taken(choices: Sequence[Choice], grant: Grant) -> str:
+    """Say in words what decided for the choice that was granted."""
+    taken = next(one for one in choices if (one.server, one.mode) == (grant.server, grant.mode))
+    said = []
+    if len({one.server for one in choices}) == 1:
+        said.append(words.ONLY)
+    best = choices[0].mode
+    said.append(words.placement_words("best_mode") if taken.mode == best else words.WORSE_MODE.format(best=best))
+    said += [words.placement_words(code) for code in taken.merits]
+    rivals = [one for one in choices if one.mode == taken.mode and one.server != taken.server]
+    if any(one.preference < taken.preference for one in rivals):
+        said.append(words.OTHERS_TAKEN)
+    elif any(one.preference == taken.preference for one in rivals):
+        said.append(words.placement_words("least_loaded"))
+    return "; ".join(said)
+
+
+def ranked_modes(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Merge what a plugin offers at each server, best first, into one order: ["a", "b"] and ["b"] give ("a", "b")."""
+    orders = [list(one) for one in lists]
+    merged: list[str] = []
+    while left := list(dict.fromkeys(mode for order in orders for mode in order if mode not in merged)):
+        behind = {mode for order in orders for mode in [one for one in order if one not in merged][1:]}
+        merged.append(next((mode for mode in left if mode not in behind), left[0]))
+    return tuple(merged)
 
 
 def server_units(proxy_id: str, others: Sequence[str]) -> tuple[Unit, ...]:
@@ -74,24 +106,21 @@ def server_units(proxy_id: str, others: Sequence[str]) -> tuple[Unit, ...]:
     return (Unit(f"proxy:{proxy_id}"), *(Unit(f"host:{server_id}") for server_id in hosts))
 
 
-def _exclusion(proxy: Proxy, wishes: Wishes) -> Excluded | None:
+def _exclusion(proxy: Proxy, wishes: Wishes) -> str:
     if wishes.only and proxy.name not in wishes.only:
-        return Excluded(proxy.name, "not_in_the_jobs_list", "the job names other proxies")
+        return "not_in_the_jobs_list"
     if not proxy.is_proxy:
-        return Excluded(proxy.name, "no_proxy_role", "the server is no proxy")
+        return "no_proxy_role"
     if proxy.slots < 1:
-        return Excluded(proxy.name, "no_slots", "the proxy has no slots")
-    if not any(mode in wishes.modes for mode in proxy.modes):
-        return Excluded(proxy.name, "no_transport_mode", "no transport mode reaches the machine's disks from there")
-    return None
+        return "no_slots"
+    return "" if any(mode in wishes.modes for mode in proxy.modes) else "no_transport_mode"
 
 
-def _preference(proxy: Proxy, wishes: Wishes) -> int:
-    def missing(wanted: Collection[str], value: str, cost: int) -> int:
-        return cost if any(wanted) and value not in wanted else 0
-
-    return (
-        missing((wishes.own_host,), proxy.name, _NOT_OWN_HOST)
-        + missing((wishes.site,), proxy.site, _OTHER_SITE)
-        + missing(wishes.affinity, proxy.name, _NO_AFFINITY)
-    )
+def _merits(proxy: Proxy, wishes: Wishes) -> dict[str, bool]:
+    """Say of everything that is wished for whether the proxy has it."""
+    wanted: dict[str, tuple[Collection[str], str]] = {
+        "own_host": ((wishes.own_host,), proxy.name),
+        "same_site": ((wishes.site,), proxy.site),
+        "affinity": (wishes.affinity, proxy.name),
+    }
+    return {code: value in values for code, (values, value) in wanted.items() if any(values)}

@@ -15,6 +15,11 @@ CLASS_ARCHIVE = 100
 RANK_OPEN_MACHINE = 700
 
 
+def window_gate(job_id: str) -> str:
+    """Return the name of the gate that is closed while a job's window is shut."""
+    return f"window:{job_id}"
+
+
 class Unit(msgspec.Struct, frozen=True):
     """One place on one resource, e.g. `proxy:<server id>`, `repository:<id>`, `host:<server id>`,
     `chain:<repository id>/<chain directory>`, `machine:<hypervisor id>/<machine id>`,
@@ -28,13 +33,22 @@ class Choice(msgspec.Struct, frozen=True):
     """A proxy that can do it, and how; `units` are what it costs there (proxy slot, host budget of each server).
 
     A demand lists the best mode first. `preference` orders servers of one mode (site, affinity): the lowest is best;
-    among equals the least loaded is taken.
+    among equals the least loaded is taken. `merits`: what it is preferred for (codes of `vbrcore.balancer.words`).
     """
 
     server: str
     mode: str
     units: tuple[Unit, ...]
     preference: int = 0
+    merits: tuple[str, ...] = ()
+
+
+class Excluded(msgspec.Struct, frozen=True):
+    """A server that is no candidate, and why: `reason` is a code of `vbrcore.balancer.words`, `detail` says it."""
+
+    server: str
+    reason: str
+    detail: str
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -46,7 +60,7 @@ class Demand(msgspec.Struct, frozen=True):
     but none of those whose units are named in `only_read`.
     `gates` take no units but may be closed, e.g. `window:<job id>`. `wait_for_best`: rather wait than use a worse mode.
     `expected_s`: what it took last time (0: not known, its size says it). `ages_from`: since when it could have run,
-    seconds since the epoch, where that is after `created`.
+    seconds since the epoch, where that is after `created`. `excluded`: servers that are no choice, to be explained.
     """
 
     demand_id: str
@@ -68,6 +82,7 @@ class Demand(msgspec.Struct, frozen=True):
     wait_for_best: bool = False
     expected_s: float = 0.0
     ages_from: float = 0.0
+    excluded: tuple[Excluded, ...] = ()
 
 
 class Pending(msgspec.Struct, frozen=True):

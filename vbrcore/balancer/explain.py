@@ -4,7 +4,8 @@ from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
-from vbrcore.balancer.demand import Pending
+from vbrcore.balancer import words
+from vbrcore.balancer.demand import Choice, Excluded, Pending
 from vbrcore.balancer.group import Entry, Group
 from vbrcore.balancer.queue import Queue
 from vbrcore.balancer.rank import RankParts, rank_parts
@@ -32,13 +33,17 @@ class ResourceUse(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A server and mode in the order in which they are looked at; `reason` "": it could start there now."""
+    """A server and mode in the order in which they are looked at; `reason` "": it could start there now.
+
+    `merits`: what it is preferred for, in words.
+    """
 
     server: str
     mode: str
     reason: str
     detail: str
     resources: tuple[ResourceUse, ...]
+    merits: tuple[str, ...] = ()
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -58,6 +63,7 @@ class Explanation(msgspec.Struct, frozen=True):
     resources: tuple[ResourceUse, ...]
     candidates: tuple[Candidate, ...]
     ahead: tuple[str, ...]
+    excluded: tuple[Excluded, ...] = ()
 
 
 def explain(
@@ -106,6 +112,7 @@ def _waiting(room: Room, waiting: Sequence[tuple[Group, Entry]], place: int, now
         resources=own,
         candidates=offered,
         ahead=_ahead(waiting[: place - 1], lacking),
+        excluded=entry.demand.excluded,
     )
 
 
@@ -117,13 +124,19 @@ def _candidates(room: Room, group: Group, entry: Entry) -> tuple[Candidate, ...]
         if option.choice.server:
             lack = room.lack(entry.demand, dict(option.needs), entry.key) or Closed("", "")
             uses = _uses(room, entry, dict(option.needs))
-            found.append(Candidate(option.choice.server, option.choice.mode, lack.reason, lack.detail, uses))
+            choice = option.choice
+            found.append(Candidate(choice.server, choice.mode, lack.reason, lack.detail, uses, _merits(entry, choice)))
     found.extend(
         Candidate(choice.server, choice.mode, NOT_BEST_MODE, "the job waits for the best mode", ())
         for choice in entry.demand.choices
         if (choice.server, choice.mode) not in looked_at
     )
     return tuple(found)
+
+
+def _merits(entry: Entry, choice: Choice) -> tuple[str, ...]:
+    best = ("best_mode",) if choice.mode == entry.demand.choices[0].mode else ()
+    return tuple(map(words.placement_words, (*best, *choice.merits)))
 
 
 def _uses(room: Room, entry: Entry, needs: Mapping[str, int]) -> tuple[ResourceUse, ...]:

@@ -18,6 +18,7 @@ from vbrcore.catalog.keys import KeyRows
 from vbrcore.catalog.leases import Held, LeaseRows, Waiting
 from vbrcore.catalog.points import PointRows, StoredPoint
 from vbrcore.catalog.schema import prepare
+from vbrcore.catalog.serverstates import ServerStateRows
 from vbrcore.catalog.sessions import SessionRows
 from vbrcore.secrets.deployment import DeploymentKey
 
@@ -27,7 +28,17 @@ CATALOG_NAME = "catalog.db"
 
 
 class Catalog(
-    InventoryRows, KeyRows, JobRows, SessionRows, JournalRows, LeaseRows, PointRows, ChainRows, ClockRows, AuditRows
+    InventoryRows,
+    ServerStateRows,
+    KeyRows,
+    JobRows,
+    SessionRows,
+    JournalRows,
+    LeaseRows,
+    PointRows,
+    ChainRows,
+    ClockRows,
+    AuditRows,
 ):
     """The rows of one deployment; each noun's methods stand in its own module."""
 

@@ -16,7 +16,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _HYPERVISORS = RowType("hypervisors", Hypervisor, "hypervisor_id", nested=("settings", "secret_names"))
 _SERVERS = RowType("servers", Server, "server_id", nested=("roles", "ssh", "ports"))
-_REPOSITORIES = RowType("repositories", Repository, "repository_id")
+_REPOSITORIES = RowType("repositories", Repository, "repository_id", nested=("proxy_affinity",))
 _CREDENTIALS = RowType("credentials", Credential, "credential_id")
 _PASSWORD = "password"  # noqa: S105 - the name of a column's value, not a password
 
@@ -48,8 +48,9 @@ class InventoryRows(Rows):
 
     # --- servers --------------------------------------------------------------------------------
 
-    def add_server(self, server: Server) -> None:
-        self._insert(_SERVERS, server, f"server {server.name}")
+    def add_server(self, server: Server, secrets: Mapping[str, Secret] | None = None) -> None:
+        """`secrets`: `identity` or `password`, as its `ssh.login` says."""
+        self._insert(_SERVERS, server, f"server {server.name}", server.server_id, secrets)
 
     def server(self, server_id: str) -> Server:
         return self._get(_SERVERS, server_id, "server")
@@ -60,9 +61,23 @@ class InventoryRows(Rows):
     def servers(self) -> tuple[Server, ...]:
         return self._all(_SERVERS, "name")
 
-    def proxies(self) -> tuple[Server, ...]:
-        """Return the servers that may run source movers."""
-        return tuple(server for server in self.servers() if "proxy" in server.roles)
+    def server_secrets(self, server_id: str) -> dict[str, Secret]:
+        """Return what proves at a server who we are, by its name."""
+        return self._secrets(server_id)
+
+    def update_server(self, server_id: str, **changes: object) -> None:
+        """Change fields of a server, named as in `Server`."""
+        self._update(_SERVERS, server_id, "server", changes)
+
+    def remove_server(self, server_id: str) -> None:
+        """Forget a server, its secrets and its state. Raises `InUse` while a session holds a place on it.
+
+        Whether anything in the inventory names it is for the caller to see.
+        """
+        held = f"SELECT count(*) FROM leases WHERE resource IN ('proxy:{server_id}', 'host:{server_id}')"  # noqa: S608
+        if count := self._database.number(held):
+            raise InUse(f"sessions hold {count} places on the server")
+        self._remove(_SERVERS, server_id, "server", (), ("server_states",))
 
     # --- repositories ---------------------------------------------------------------------------
 
@@ -80,10 +95,7 @@ class InventoryRows(Rows):
 
     def update_repository(self, repository_id: str, **changes: object) -> None:
         """Change fields of a repository, named as in `Repository`."""
-        sql, values = _REPOSITORIES.update_sql(changes)
-        with self._database.write(durable=True) as connection:
-            if connection.execute(sql, (*values, repository_id)).rowcount == 0:
-                raise NotFound(f"there is no repository {repository_id}")
+        self._update(_REPOSITORIES, repository_id, "repository", changes)
 
     def remove_repository(self, repository_id: str) -> None:
         """Forget a repository and the points known of it; its files stay. Raises `InUse` while a job uses it."""
@@ -122,6 +134,12 @@ class InventoryRows(Rows):
                 )
         except sqlite3.IntegrityError as error:
             raise AlreadyExists(f"there is a {what} already") from error
+
+    def _update(self, rows: RowType[T], key: str, what: str, changes: Mapping[str, object]) -> None:
+        sql, values = rows.update_sql(changes)
+        with self._database.write(durable=True) as connection:
+            if connection.execute(sql, (*values, key)).rowcount == 0:
+                raise NotFound(f"there is no {what} {key}")
 
     def _secrets(self, owner_id: str) -> dict[str, Secret]:
         rows = self._database.rows("SELECT name, sealed FROM secrets WHERE owner_id = ?", (owner_id,))

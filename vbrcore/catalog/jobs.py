@@ -7,7 +7,7 @@ from vbrcore.catalog.rows import RowType
 from vbrcore.model.errors import AlreadyExists, JobAlreadyRunning, NotFound
 from vbrcore.model.job import Job, Schedule
 
-_NESTED = ("machines", "exclude", "schedule", "retention", "fulls", "health", "upkeep")
+_NESTED = ("machines", "exclude", "schedule", "retention", "fulls", "health", "upkeep", "proxies")
 _JOBS = RowType("jobs", Job, "job_id", nested=_NESTED)
 
 
@@ -34,6 +34,11 @@ class JobRows(Rows):
     def jobs_with_checks(self) -> tuple[Job, ...]:
         """Return the jobs whose health is checked by schedule."""
         sql = f"{_JOBS.select_sql} WHERE coalesce(json_extract(health, '$.days'), '') != '' ORDER BY name"
+        return tuple(_JOBS.struct(row) for row in self._database.rows(sql))
+
+    def jobs_with_windows(self) -> tuple[Job, ...]:
+        """Return the jobs whose scheduled sessions begin machines at some times of a day only."""
+        sql = f"{_JOBS.select_sql} WHERE coalesce(json_extract(schedule, '$.window.begin'), '') != ''"
         return tuple(_JOBS.struct(row) for row in self._database.rows(sql))
 
     def set_schedule(self, job_id: str, schedule: Schedule, next_run: float | None) -> None:

@@ -57,11 +57,18 @@ class LeaseRows(Rows):
         row = self._database.row("SELECT demand_id, server, mode FROM grants WHERE demand_id = ?", (demand_id,))
         return None if row is None else Grant(**dict(row))
 
-    def cancel_request(self, demand_id: str) -> None:
-        """Ask no longer; what was granted meanwhile is given back."""
+    def cancel_request(self, demand: Demand) -> None:
+        """Ask no longer; what was granted meanwhile is given back.
+
+        A machine that an earlier demand of the same task has taken stays taken: its snapshot is open.
+        """
         with self._database.write() as connection:
-            for table in ("requests", "grants", "leases"):
-                connection.execute(f"DELETE FROM {table} WHERE demand_id = ?", (demand_id,))  # noqa: S608
+            connection.execute("DELETE FROM requests WHERE demand_id = ?", (demand.demand_id,))
+            for table in ("grants", "leases"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE demand_id = ? AND scope IN (?, ?)",  # noqa: S608
+                    (demand.demand_id, demand.scope, demand.machine_scope or demand.scope),
+                )
 
     def release(self, session_id: str, scope: str) -> None:
         """Give back everything held under a scope; what is not held is no error."""

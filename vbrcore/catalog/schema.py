@@ -270,14 +270,27 @@ def _add_upkeep(tables: "sqlite_utils.Database") -> None:
 
 
 def _add_servers(tables: "sqlite_utils.Database") -> None:
-    """How servers other than this machine are reached."""
-    for column, kind in (
-        ("ssh", "TEXT"),
-        ("address", "TEXT NOT NULL DEFAULT ''"),
-        ("ports", "TEXT NOT NULL DEFAULT '[46200,46299]'"),
-        ("dials_only", "INTEGER NOT NULL DEFAULT 0"),
+    """How servers other than this machine are reached and how they are, and what decides where a disk is read."""
+    for table, column, kind in (
+        ("servers", "ssh", "TEXT"),
+        ("servers", "address", "TEXT NOT NULL DEFAULT ''"),
+        ("servers", "ports", "TEXT NOT NULL DEFAULT '[46200,46299]'"),
+        ("servers", "dials_only", "INTEGER NOT NULL DEFAULT 0"),
+        ("repositories", "site", "TEXT NOT NULL DEFAULT ''"),
+        ("repositories", "proxy_affinity", "TEXT NOT NULL DEFAULT '[]'"),
+        ("jobs", "proxies", "TEXT NOT NULL DEFAULT '[]'"),
+        ("jobs", "wait_for_best", "INTEGER NOT NULL DEFAULT 0"),
+        ("tasks", "mode", "TEXT NOT NULL DEFAULT ''"),
+        ("tasks", "why", "TEXT NOT NULL DEFAULT ''"),
     ):
-        tables.execute(f"ALTER TABLE servers ADD COLUMN {column} {kind}")
+        tables.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    _table(
+        tables,
+        "server_states",
+        {"server_id": str, "away": str, "failures": int, "next_try": float, "checked": float, "facts": str},
+        key="server_id",
+        optional=("checked", "facts"),
+    )
 
 
 MIGRATIONS: tuple[Callable[["sqlite_utils.Database"], None], ...] = (

@@ -15,6 +15,8 @@ _TASKS = RowType("tasks", Task, "task_id", nested=("totals", "warnings", "error"
 _LIVE = f"{_SESSIONS.select_sql} WHERE state != 'ended'"
 _IS_JOB_RUN = f"kind IN ({', '.join(repr(kind) for kind in JOB_RUNS)})"
 
+_RUNS_LOOKED_AT = 5  # for how long a disk took: one that was not read so long is taken by its size
+
 
 class SessionRows(Rows):
     """One run of a job, or a restore, verify, delete or clean-up."""
@@ -176,6 +178,19 @@ class SessionRows(Rows):
         with self._database.write() as connection:
             if connection.execute(sql, (*values, task_id)).rowcount == 0:
                 raise NotFound(f"there is no task {task_id}")
+
+    def task_times_s(self, job_id: str) -> dict[tuple[str, str], float]:
+        """Return how long each (machine, disk) took in the newest run of a job that read it to its end, in seconds."""
+        runs = (
+            f"SELECT session_id FROM sessions WHERE job_id = ? AND {_IS_JOB_RUN} AND state = 'ended'"  # noqa: S608
+            " ORDER BY created DESC LIMIT ?"
+        )
+        rows = self._database.rows(
+            f"SELECT machine, disk, ended - started AS length_s, max(created) FROM tasks WHERE session_id IN ({runs})"  # noqa: S608
+            " AND state = 'done' AND started IS NOT NULL AND ended >= started GROUP BY machine, disk",
+            (job_id, _RUNS_LOOKED_AT),
+        )
+        return {(row["machine"], row["disk"]): row["length_s"] for row in rows}
 
     def fail_open_tasks(self, session_id: str, error: ErrorInfo) -> None:
         """Give the tasks of a dead session that are neither done nor failed its error."""

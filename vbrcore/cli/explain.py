@@ -27,7 +27,8 @@ def _explain(args: argparse.Namespace) -> int:
         return 0
     print_fields({"session": view.session_id, "name": view.name, "state": view.state})
     for run in view.runs:
-        print(clean(f"\n{run.machine} {run.disk} has what it needs, at {run.server or 'its repository'}"))
+        way = f"{run.server} {run.mode}".strip() or "its repository"
+        print(clean(f"\n{run.machine} {run.disk} has what it needs, at {way}{f' ({run.why})' if run.why else ''}"))
     for wait in view.waits:
         print()
         print_wait(wait)
@@ -53,10 +54,13 @@ def print_wait(wait: balance.WaitView) -> None:
     print_table(("NEEDS", "USED", "HELD BY"), _rows(wait.resources))
     for candidate in wait.candidates:
         state = candidate.reason and f"{candidate.reason}: {candidate.detail}"
-        print(clean(f"{candidate.server} {candidate.mode}: {state or 'free'}"))
+        merits = f" ({'; '.join(candidate.merits)})" if candidate.merits else ""
+        print(clean(f"{candidate.server} {candidate.mode}{merits}: {state or 'free'}"))
         print_table(
             ("  NEEDS", "USED", "HELD BY"), [(f"  {name}", *rest) for name, *rest in _rows(candidate.resources)]
         )
+    for one in wait.excluded:
+        print(clean(f"not {one.server}: {one.reason}: {one.detail}"))
 
 
 def _rows(uses: Sequence[balance.UseView]) -> list[tuple[str, str, str]]:

@@ -89,16 +89,17 @@ def _show(args: argparse.Namespace) -> int:
         (
             task_name(task),
             task.state,
+            f"{task.server} {task.mode}".strip() or "-",
             size(task.size_bytes),
             size(task.totals.read_bytes),
             size(task.totals.transferred_bytes),
-            "; ".join(remark for remark in (reason_of(task), *task.warnings) if remark),
+            "; ".join(remark for remark in (reason_of(task), task.why, *task.warnings) if remark),
         )
         for task in view.tasks
     ]
     if rows:
         print()
-    print_table(("DISK", "STATE", "SIZE", "READ", "TRANSFERRED", "REMARKS"), rows)
+    print_table(("DISK", "STATE", "READ BY", "SIZE", "READ", "TRANSFERRED", "REMARKS"), rows)
     if view.report:
         print()
         print_report(view.report)

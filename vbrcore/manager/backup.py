@@ -12,6 +12,7 @@ from vbrcore.manager.gate import Gate
 from vbrcore.manager.health import Place, report_losses
 from vbrcore.manager.jobchains import JobChains
 from vbrcore.manager.machine import MachineBackup
+from vbrcore.manager.placement import Placement
 from vbrcore.manager.report import Outcome
 from vbrcore.manager.selection import Selection, select
 from vbrcore.model.errors import LeaseLost, MachineNotFound, OutsideWindow, SessionStopped, VbrError
@@ -40,8 +41,15 @@ async def run_backup(context: Context) -> Outcome:
         parts = JobParts(
             job=job,
             repository=repository,
-            proxies=catalog.proxies(),
-            repository_server=catalog.server_by_name(repository.server),
+            placement=Placement(
+                job=job,
+                repository=repository,
+                servers=catalog.servers(),
+                beside=catalog.server_by_name(repository.server),
+                hypervisor=hypervisor,
+                plugin=connection.plugin,
+            ),
+            times_s=catalog.task_times_s(job.job_id),
             connection=connection,
             warnings=chains.warnings,
             gate=gate,

@@ -1,34 +1,33 @@
 """What a task needs at once, as demands for the balancer (levels of DESIGN section 5). Pure."""
 
-from collections.abc import Iterable
-
 import msgspec
 
-from vbrcore.balancer.candidates import server_units
+from vbrcore.balancer.candidates import Candidates
 from vbrcore.balancer.demand import (
     CLASS_ARCHIVE,
     CLASS_COPY,
-    CLASS_HIGH,
     CLASS_REGULAR,
     CLASS_RESTORE,
     RANK_OPEN_MACHINE,
     Choice,
     Demand,
     Unit,
+    window_gate,
 )
+from vbrcore.balancer.rank import session_class
 from vbrcore.model.inventory import Hypervisor, Machine, Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.session import Session, Task
 
 SESSION_SCOPE = "session"
-_CLASSES = {"high": CLASS_HIGH, "regular": CLASS_REGULAR, "low": CLASS_ARCHIVE}
 
 
-def class_of(job: Job) -> int:
-    """Return the class of what a job's sessions do, upkeep included."""
-    if job.is_copy and job.priority == "regular":
-        return CLASS_COPY
-    return _CLASSES[job.priority]
+def class_of(job: Job, session: Session | None = None) -> int:
+    """Return the class of what a job's sessions do, upkeep included; that of one session, which may be a quick one."""
+    quick = session is not None and session.request.get("quick") is True
+    if job.priority == "low" and not quick:
+        return CLASS_ARCHIVE
+    return session_class(job.run_kind, high=job.priority == "high", quick=quick)
 
 
 def chain_demand(
@@ -48,13 +47,6 @@ def chain_demand(
     )
 
 
-def _choices(modes: Iterable[tuple[Server, str]], repository_server: Server) -> tuple[Choice, ...]:
-    return tuple(
-        Choice(server.name, mode, server_units(server.server_id, (repository_server.server_id,)))
-        for server, mode in modes
-    )
-
-
 def disk_demand(
     session: Session,
     task: Task,
@@ -63,29 +55,25 @@ def disk_demand(
     class_rank: int = CLASS_REGULAR,
     scope: str,
     hypervisor: Hypervisor,
-    modes: Iterable[tuple[Server, str]],
+    found: Candidates,
     repository: Repository,
-    repository_server: Server,
+    expected_s: float = 0.0,
+    wait_for_best: bool = False,
 ) -> Demand:
-    """Levels 2 and 3 in one transaction: a machine's first disk."""
+    """Levels 2 and 3 in one transaction: a machine's first disk. A session of the schedule waits at its window."""
     datastores = dict.fromkeys(disk.datastore for disk in machine.disks if disk.datastore and not disk.skipped)
-    return Demand(
-        demand_id=task.task_id,
-        session_id=session.session_id,
-        level="task",
-        scope=task.task_id,
-        created=task.created,
+    further = further_disk_demand(
+        session, task, found=found, repository=repository, expected_s=expected_s, wait_for_best=wait_for_best
+    )
+    return msgspec.structs.replace(
+        further,
         class_rank=class_rank,
-        manual=session.manual,
-        units=(Unit(f"repository:{repository.repository_id}"),),
         machine_scope=scope,
         machine_units=(
             Unit(f"machine:{hypervisor.hypervisor_id}/{machine.machine_id}"),
             *(Unit(f"datastore:{hypervisor.hypervisor_id}/{name}") for name in datastores),
         ),
-        choices=_choices(modes, repository_server),
-        expected_bytes=task.size_bytes,
-        session_started=session.started or session.created,
+        gates=() if session.manual else (window_gate(session.job_id),),
     )
 
 
@@ -93,9 +81,10 @@ def further_disk_demand(
     session: Session,
     task: Task,
     *,
-    modes: Iterable[tuple[Server, str]],
+    found: Candidates,
     repository: Repository,
-    repository_server: Server,
+    expected_s: float = 0.0,
+    wait_for_best: bool = False,
 ) -> Demand:
     """Level 3: a further disk of a machine whose snapshot is open counts 700."""
     return Demand(
@@ -107,8 +96,11 @@ def further_disk_demand(
         class_rank=RANK_OPEN_MACHINE,
         manual=session.manual,
         units=(Unit(f"repository:{repository.repository_id}"),),
-        choices=_choices(modes, repository_server),
+        choices=found.choices,
+        excluded=found.excluded,
         expected_bytes=task.size_bytes,
+        expected_s=expected_s,
+        wait_for_best=wait_for_best,
         session_started=session.started or session.created,
     )
 

@@ -2,18 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from vbrcore.balancer.candidates import Candidates, why_taken, without
+from vbrcore.balancer.demand import Grant
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
+from vbrcore.manager.placement import Placement
 from vbrcore.manager.source import run_mover
 from vbrcore.manager.target import TargetRun
-from vbrcore.model.errors import CanNeverRun, InvalidValue, MoverLost, VbrError
-from vbrcore.model.inventory import Machine, Repository, Server
+from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
+from vbrcore.model.inventory import Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.session import Task
@@ -26,12 +29,12 @@ NO_ENDPOINT = Endpoint(path="", secret=b"")  # each attempt gets its own
 
 
 class JobParts(msgspec.Struct, frozen=True):
-    """What all machines of the session share."""
+    """What all machines of the session share. `times_s`: how long each (machine, disk) took in the last session."""
 
     job: Job
     repository: Repository
-    proxies: tuple[Server, ...]
-    repository_server: Server
+    placement: Placement
+    times_s: Mapping[tuple[str, str], float]
     connection: Connection
     warnings: Warnings
     gate: Gate
@@ -46,8 +49,8 @@ class MachineDisks:
         self._machine = machine
         self._tasks = {task.disk: task for task in tasks}
         self._attempts: dict[str, int] = {}
-        self._first_task_id = ""
-        self._first_server = ""
+        self._found: Candidates | None = None
+        self._first: tuple[str, Grant] | None = None  # its task id, and what it was granted before the snapshot
 
     @property
     def _name(self) -> str:
@@ -55,22 +58,23 @@ class MachineDisks:
 
     async def acquire_first(self) -> None:
         """Take the machine, its datastores' places and the first disk's own slots in one transaction."""
-        first = next((task for name, task in self._tasks.items() if name != CONFIGURATION), None)
-        if first is None:
+        disks = [task for name, task in self._tasks.items() if name != CONFIGURATION]
+        if not disks:
             return
+        first = max(disks, key=lambda task: (self._time_s(task), task.size_bytes))
         demand = disk_demand(
             self._context.session,
             first,
             self._machine,
-            class_rank=class_of(self._parts.job),
+            class_rank=class_of(self._parts.job, self._context.session),
             scope=self._machine_scope,
             hypervisor=self._parts.connection.row,
-            modes=self._modes(),
+            found=self._candidates(),
             repository=self._parts.repository,
-            repository_server=self._parts.repository_server,
+            expected_s=self._time_s(first),
+            wait_for_best=self._parts.job.wait_for_best,
         )
-        grant = await self._context.leases.acquire(demand)
-        self._first_task_id, self._first_server = first.task_id, grant.server
+        self._first = first.task_id, await self._context.leases.acquire(demand)
 
     def release(self) -> None:
         """Give back all slots, then the machine."""
@@ -82,16 +86,15 @@ class MachineDisks:
     def _machine_scope(self) -> str:
         return f"machine:{self._machine.machine_id}"
 
-    def _modes(self) -> tuple[tuple[Server, str], ...]:
-        """Proxies that can read this machine, best transport mode first."""
-        pairs = [
-            (place, server, mode)
-            for server in self._parts.proxies
-            for place, mode in enumerate(self._parts.connection.plugin.transport_modes(self._machine, server.name))
-        ]
-        if not pairs:
-            raise CanNeverRun(f"no proxy can read the disks of {self._name}")
-        return tuple((server, mode) for _, server, mode in sorted(pairs, key=lambda pair: (pair[0], pair[1].name)))
+    def _candidates(self) -> Candidates:
+        """Return the proxies that can read this machine. Raises `CanNeverRun`."""
+        if self._found is None:
+            self._found = self._parts.placement.of(self._machine)
+        return self._found
+
+    def _time_s(self, task: Task) -> float:
+        """Return how long a disk took last time; 0: that is not known."""
+        return self._parts.times_s.get((task.machine, task.disk), 0.0)
 
     async def read(
         self, target: TargetRun, snapshot: Snapshot, base: Point | None
@@ -121,7 +124,7 @@ class MachineDisks:
         task = self._tasks.get(disk.name)
         if task is None:
             raise InvalidValue(f"{self._name}: the snapshot has a disk {disk.name} that the inventory does not have")
-        server = await self._server_for(task)
+        grant = await self._granted(task)
         job = self._parts.job
         known = previous if previous is not None else PointDisk(disk.disk_id, disk.name, 0, b"")
         work = SourceWork(
@@ -140,25 +143,37 @@ class MachineDisks:
             secret=target.chain.secret,
         )
         try:
-            done = await self._tried_again(target, task, work, server=server)
+            done = await self._tried_again(target, task, work, grant)
         finally:
             self._context.leases.release(task.task_id)
         for warning in done.warnings:
             self._parts.warnings.add(warning, machine=self._name, disk=disk.name)
         return done
 
-    async def _server_for(self, task: Task) -> str:
-        """Return the proxy that was granted to this disk; the first one has its grant from before the snapshot."""
-        if task.task_id == self._first_task_id:
-            return self._first_server
+    async def _granted(self, task: Task, failed: Collection[str] = ()) -> Grant:
+        """Return what was granted to a disk; the first one has its grant from before the snapshot.
+
+        `failed`: servers where an attempt failed; they are asked again only where there is no other one.
+        """
+        if not failed and self._first is not None and self._first[0] == task.task_id:
+            return self._first[1]
+        found = without(self._candidates(), failed)
         demand = further_disk_demand(
             self._context.session,
             task,
-            modes=self._modes(),
+            found=found,
             repository=self._parts.repository,
-            repository_server=self._parts.repository_server,
+            expected_s=self._time_s(task),
+            wait_for_best=self._parts.job.wait_for_best,
         )
-        return (await self._context.leases.acquire(demand)).server
+        return await self._context.leases.acquire(demand)
+
+    async def _elsewhere(self, task: Task, grant: Grant, failed: Collection[str]) -> Grant:
+        """Give back a grant for one of another proxy, where there is one that did not fail; else keep it."""
+        if all(choice.server in failed for choice in self._candidates().choices):
+            return grant
+        self._context.leases.release(task.task_id)
+        return await self._granted(task, failed)
 
     async def _read_configuration(self, target: TargetRun, snapshot: Snapshot) -> DiskDone:
         task = self._tasks[CONFIGURATION]
@@ -173,15 +188,22 @@ class MachineDisks:
             compression=self._parts.job.compression,
             secret=target.chain.secret,
         )
-        return await self._tried_again(target, task, work, server="")
+        return await self._tried_again(target, task, work, None)
 
-    async def _tried_again(self, target: TargetRun, task: Task, work: SourceWork, *, server: str) -> DiskDone:
+    async def _tried_again(self, target: TargetRun, task: Task, work: SourceWork, grant: Grant | None) -> DiskDone:
+        """Read with what was granted; after a failure that retrying can mend, elsewhere if there is another proxy."""
         context = self._context
+        failed = set[str]()
         for left in reversed(range(DISK_ATTEMPTS)):
             attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
             work = msgspec.structs.replace(work, endpoint=await target.expect(task.task_id, attempt))
             context.catalog.update_task(
-                task.task_id, state="running", reason="", server=server, attempt=attempt, started=time.time()
+                task.task_id,
+                state="running",
+                reason="",
+                attempt=attempt,
+                started=time.time(),
+                **self._way(grant),
             )
             try:
                 done = await run_mover(
@@ -199,6 +221,9 @@ class MachineDisks:
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
                 if not left or not error.retryable or target.lost is not None or context.stop.now.is_set():
                     raise error from error.__cause__
+                if grant is not None:
+                    failed.add(grant.server)
+                    grant = await self._elsewhere(task, grant, failed)
             else:
                 if not isinstance(done, DiskDone):
                     raise MoverLost(f"{self._name}/{task.disk}: the mover ended without a result")
@@ -215,6 +240,16 @@ class MachineDisks:
                 )
                 return done
         raise MoverLost(f"{self._name}/{task.disk}: no attempt left")
+
+    def _way(self, grant: Grant | None) -> dict[str, str]:
+        """Return where and how a task is done, and why there, as fields of its row."""
+        if grant is None:
+            return {}
+        return {
+            "server": grant.server,
+            "mode": grant.mode,
+            "why": why_taken(self._candidates().choices, grant),
+        }
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

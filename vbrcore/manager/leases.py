@@ -68,7 +68,7 @@ class Leases:
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 1.5, _POLL_MAX_S)
         except BaseException:
-            self._catalog.cancel_request(demand.demand_id)
+            self._catalog.cancel_request(demand)
             raise
 
     def _refuse_hopeless(self, demand: Demand) -> None:

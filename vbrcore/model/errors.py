@@ -224,6 +224,46 @@ class LeaseLost(VbrError):
     retryable = True
 
 
+# --- managed servers -------------------------------------------------------------------------------
+
+
+class ServerUnreachable(VbrError):
+    code = "server_unreachable"
+    exit_code = 20
+    hint = "Check that the server is up, its name and SSH port, and what stands between; it is tried again."
+    retryable = True
+
+
+class HostKeyChanged(VbrError):
+    code = "host_key_changed"
+    exit_code = 20
+    hint = "Another machine answers, or the server was set up anew: only if you know why, remove it and add it again."
+
+
+class LoginRefused(VbrError):
+    code = "login_refused"
+    exit_code = 20
+    hint = "Check the user, and the key, agent or password that was given for the server."
+
+
+class ServerUnsuitable(VbrError):
+    code = "server_unsuitable"
+    exit_code = 20
+    hint = "A server needs Linux with glibc and CPython 3.11 to 3.13, and a cache directory that the user may write."
+
+
+class CommandFailed(VbrError):
+    code = "command_failed"
+    exit_code = 20
+    hint = "A command on a managed server failed; its own words are given."
+
+
+class WheelsMissing(VbrError):
+    code = "wheels_missing"
+    exit_code = 20
+    hint = "The message has the command that fetches them on the backup server (or on a machine with internet access)."
+
+
 # --- repositories, chains, files -------------------------------------------------------------------
 
 

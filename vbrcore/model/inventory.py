@@ -50,6 +50,7 @@ class SshAccess(msgspec.Struct, frozen=True):
     login: Literal["identity", "password", "agent"] = "agent"
 
 
+LOCAL_SERVER = "local"
 ServerRole = Literal["proxy", "repository", "gateway"]
 # DESIGN section 7: where movers listen for data, while a task runs.
 DATA_PORTS = (46200, 46299)
@@ -83,6 +84,7 @@ class Repository(msgspec.Struct, frozen=True):
     """A place for backup files. `reserve_bytes` None: 10 % of the file system, between 5 GiB and 20 % of it.
 
     `rate_limit_bytes_s`: what each target mover writes at most (0: no limit). `storage_class`: as it was found last.
+    `site`: where it stands ("": where its server does). `proxy_affinity`: names of proxies that it prefers.
     """
 
     repository_id: str
@@ -93,6 +95,8 @@ class Repository(msgspec.Struct, frozen=True):
     reserve_bytes: int | None = None
     rate_limit_bytes_s: int = 0
     storage_class: str = ""
+    site: str = ""
+    proxy_affinity: tuple[str, ...] = ()
 
 
 class Credential(msgspec.Struct, frozen=True):

@@ -79,7 +79,8 @@ class Job(msgspec.Struct, frozen=True):
     `directory`: of its chain, where that is not named by the job (chain mapping). `per_machine`: a chain for each
     machine. `upkeep`: when space is given back: at the end of each session, or in this window only.
     `source_repository_id`: a backup copy, of points of that repository instead of a hypervisor's machines.
-    `priority`: among jobs that wait for the same slots.
+    `priority`: among jobs that wait for the same slots. `proxies`: names of the servers that may read its disks
+    (empty: any). `wait_for_best`: a disk rather waits than is read in a worse transport mode.
     """
 
     job_id: str
@@ -101,6 +102,8 @@ class Job(msgspec.Struct, frozen=True):
     upkeep: Window = Window()
     source_repository_id: str = ""
     priority: Priority = "regular"
+    proxies: tuple[str, ...] = ()
+    wait_for_best: bool = False
 
     @property
     def is_copy(self) -> bool:

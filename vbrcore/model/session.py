@@ -74,7 +74,10 @@ class TaskNeeds(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One virtual disk in one session (or the machine's configuration, which needs no slot)."""
+    """One virtual disk in one session (or the machine's configuration, which needs no slot).
+
+    `server`, `mode`: which proxy reads it and how; `why`: what decided so, for people.
+    """
 
     task_id: str
     session_id: str
@@ -92,3 +95,5 @@ class Task(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     error: ErrorInfo | None = None
     needs: TaskNeeds = TaskNeeds()
+    mode: str = ""
+    why: str = ""

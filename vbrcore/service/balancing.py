@@ -2,15 +2,21 @@
 
 import functools
 import os
+import time
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from vbrcore.balancer.candidates import server_units
 from vbrcore.balancer.decide import Capacities, Closed, decide
-from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand
+from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand, window_gate
 from vbrcore.balancer.feasibility import why_never
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import CanNeverRun, VbrError
-from vbrcore.model.inventory import Repository, Server
+from vbrcore.model.inventory import LOCAL_SERVER, Repository, Server
+from vbrcore.model.job import Job
+from vbrcore.model.serverfacts import ServerState
+from vbrcore.model.window import is_open, opening
+from vbrcore.model.zones import zone_named
 from vbrcore.storage.repository import open_repository, repository_space
 
 
@@ -33,13 +39,37 @@ def capacities_of(catalog: Catalog) -> Capacities:
     """Return what there is room for at all, and what takes nothing new now."""
     servers, repositories = catalog.servers(), catalog.repositories()
     closed = {f"repository:{one.repository_id}": why for one in repositories if (why := _closed(one))}
+    closed |= away(servers, catalog.server_states()) | shut(catalog.jobs_with_windows(), time.time())
     return Capacities(_limits(servers, repositories), closed, _labels(servers, repositories))
 
 
-def check_can_run(repository: Repository, servers: tuple[Server, ...]) -> None:
-    """Raise `CanNeverRun` where no task of a job could ever have all that it needs."""
+def away(servers: Iterable[Server], states: Mapping[str, ServerState]) -> dict[str, Closed]:
+    """Close what a server has that could not be reached, until it answers."""
+    closed: dict[str, Closed] = {}
+    for server in servers:
+        state = states.get(server.server_id)
+        if state is not None and state.away:
+            why = Closed("server_away", f"server {server.name} could not be reached: {state.away}")
+            closed |= {f"proxy:{server.server_id}": why, f"host:{server.server_id}": why}
+    return closed
+
+
+def shut(jobs: Iterable[Job], now: float) -> dict[str, Closed]:
+    """Close the gates of jobs whose window is shut: until it opens they begin no machine by schedule."""
+    closed = {}
+    for job in jobs:
+        window, zone = job.schedule.window, zone_named(job.schedule.window.zone)
+        if not is_open(window, now, zone):
+            detail = f"the window of job {job.name} is open from {window.begin} to {window.end} ({window.zone})"
+            closed[window_gate(job.job_id)] = Closed("outside_window", detail, until=opening(window, now, zone))
+    return closed
+
+
+def check_can_run(repository: Repository, servers: tuple[Server, ...], proxies: Collection[str] = ()) -> None:
+    """Raise `CanNeverRun` where no task of a job could ever have all that it needs. `proxies`: the job's own list."""
     beside = check_can_be_used(repository, servers)
-    choices = tuple(Choice(one.name, "", server_units(one.server_id, (beside.server_id,))) for one in servers)
+    listed = tuple(one for one in servers if not proxies or one.name in proxies)
+    choices = tuple(Choice(one.name, "", server_units(one.server_id, (beside.server_id,))) for one in listed)
     disk = Demand("", "", "task", "", 0.0, CLASS_REGULAR, manual=False, choices=choices)
     if why := why_never(Capacities(_limits(servers, (repository,)), {}, _labels(servers, (repository,))), disk):
         raise CanNeverRun(f"there is no proxy that could ever take a disk of it: {why}")
@@ -73,6 +103,9 @@ def _labels(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -
 
 
 def _closed(repository: Repository) -> Closed | None:
+    """What stands on another server is looked at there; nothing here may wait for it."""
+    if repository.server != LOCAL_SERVER:
+        return None
     try:
         open_repository(Path(repository.path), repository.repository_id)
         space = repository_space(Path(repository.path), repository.reserve_bytes)

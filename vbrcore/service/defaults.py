@@ -3,11 +3,10 @@
 from vbrcore.api.home import Home
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import Repository, Server
+from vbrcore.model.inventory import LOCAL_SERVER, Repository, Server
 from vbrcore.service.balancing import default_slots
 from vbrcore.storage.repository import create_repository
 
-LOCAL_SERVER = "local"
 DEFAULT_REPOSITORY = "default"
 
 

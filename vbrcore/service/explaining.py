@@ -177,12 +177,13 @@ def _wait(
         resources=_uses(why.resources, holders),
         candidates=_candidates(why, holders),
         ahead=why.ahead,
+        excluded=tuple(views.ExcludedView(one.server, one.reason, one.detail) for one in why.excluded),
     )
 
 
 def _candidates(why: Explanation, holders: Holders) -> tuple[views.CandidateView, ...]:
     return tuple(
-        views.CandidateView(one.server, one.mode, one.reason, one.detail, _uses(one.resources, holders))
+        views.CandidateView(one.server, one.mode, one.reason, one.detail, _uses(one.resources, holders), one.merits)
         for one in why.candidates
     )
 
@@ -210,7 +211,16 @@ def _runs(held: Iterable[Held], tasks: Iterable[Task]) -> tuple[views.RunView, .
     for one in held:
         names[one.scope].append(one.resource)
     return tuple(
-        views.RunView(task.task_id, task.machine, task.disk, task.state, task.server, tuple(names[task.task_id]))
+        views.RunView(
+            task.task_id,
+            task.machine,
+            task.disk,
+            task.state,
+            task.server,
+            tuple(names[task.task_id]),
+            task.mode,
+            task.why,
+        )
         for task in tasks
         if task.task_id in names
     )

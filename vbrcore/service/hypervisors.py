@@ -3,11 +3,10 @@
 from vbrcore.api import operations, types
 from vbrcore.model.errors import InvalidValue
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import Hypervisor
+from vbrcore.model.inventory import LOCAL_SERVER, Hypervisor
 from vbrcore.plugins.api import Plugin
 from vbrcore.plugins.loader import load, settings_from
 from vbrcore.secrets.secret import Secret
-from vbrcore.service.defaults import LOCAL_SERVER
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.values import check_name
 

@@ -20,9 +20,8 @@ from vbrcore.model.errors import (
     VbrError,
 )
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.secrets.repositorykey import RepositoryKey
-from vbrcore.service.defaults import LOCAL_SERVER
 from vbrcore.service.repositories import check_settings, find_repository, key_of
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.survey import Surveyed, survey, survey_all

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vbrcore.api import operations, types
 from vbrcore.catalog.processes import is_alive, process_started
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.session import Session
-from vbrcore.service.defaults import LOCAL_SERVER
 from vbrcore.service.routes import Call, Routes
 
 if TYPE_CHECKING:

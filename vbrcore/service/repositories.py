@@ -10,11 +10,10 @@ from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files, list_chains
 from vbrcore.model.errors import AlreadyExists, ConfirmationNeeded, InUse, InvalidValue, NotFound, VbrError
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.secrets.keyfiles import keyfile_of, passphrase_of
 from vbrcore.secrets.repositorykey import RepositoryKey
 from vbrcore.service.balancing import default_slots
-from vbrcore.service.defaults import LOCAL_SERVER
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.values import check_name
 from vbrcore.storage.capabilities import probe

@@ -125,4 +125,6 @@ def _task_view(task: Task, waiting: Mapping[str, Waiting], live: Mapping[str, ty
         warnings=task.warnings,
         detail=wait.detail,
         place=wait.place,
+        mode=task.mode,
+        why=task.why,
     )

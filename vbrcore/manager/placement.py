@@ -1,0 +1,65 @@
+"""Which proxies can read the disks of a machine, and in what order they are asked: as a session sees it."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from vbrcore.balancer.candidates import Candidates, Proxy, Wishes, candidates, ranked_modes
+from vbrcore.model.errors import CanNeverRun
+from vbrcore.model.inventory import Hypervisor, Machine, Repository, Server
+from vbrcore.model.job import Job
+from vbrcore.plugins.api import Plugin
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """`servers`: all managed servers, as they were when the session began; `beside`: where its target mover runs."""
+
+    job: Job
+    repository: Repository
+    servers: tuple[Server, ...]
+    beside: Server
+    hypervisor: Hypervisor
+    plugin: Plugin
+
+    def of(self, machine: Machine) -> Candidates:
+        """Return the choices for each disk of a machine. Raises `CanNeverRun` where there are none, saying why."""
+        modes = {one.name: self.plugin.transport_modes(machine, one.name) for one in self.servers}
+        found = placed(
+            self.job, self.repository, self.hypervisor, servers=self.servers, beside=self.beside, modes=modes
+        )
+        if not found.choices:
+            why = "; ".join(f"{one.server}: {one.detail}" for one in found.excluded)
+            raise CanNeverRun(f"no proxy can read the disks of {machine.name} ({why})")
+        return found
+
+
+def placed(
+    job: Job,
+    repository: Repository,
+    hypervisor: Hypervisor,
+    *,
+    servers: Sequence[Server],
+    beside: Server,
+    modes: Mapping[str, Sequence[str]],
+) -> Candidates:
+    """Return the candidates; `modes`: what the plugin offers at each server, by its name, best first."""
+    host = next((one for one in servers if one.name == hypervisor.server), None)
+    wishes = Wishes(
+        modes=ranked_modes(modes[one.name] for one in servers),
+        site=host.site if host is not None else "",
+        own_host=hypervisor.server,
+        affinity=repository.proxy_affinity,
+        only=job.proxies,
+    )
+    proxies = (
+        Proxy(
+            server_id=one.server_id,
+            name=one.name,
+            site=one.site,
+            is_proxy="proxy" in one.roles,
+            slots=one.proxy_slots,
+            modes=tuple(modes[one.name]),
+        )
+        for one in servers
+    )
+    return candidates(proxies, wishes, beside.server_id)

@@ -1,0 +1,55 @@
+"""What was found on a managed server, and how it is: plain data that checks are made over."""
+
+from typing import Literal
+
+import msgspec
+
+
+class ServerFacts(msgspec.Struct, frozen=True):
+    """Gathered by a login. `os`, `machine` and `python` "": not found out; `python`: the newest version found there.
+
+    `connect_s`: how long connecting took, without the login. `clock_offset_s`: its clock less ours, off by half the way
+    there and back at most. `cache`: the directory for the bundle; `cache_error`: why nothing can be written there;
+    `free_bytes`: of its file system. `bundle`: the version that lies there ("": none yet). `ports_free`: how many of
+    the server's data ports can be listened on; `reached_port`: the one that was tried from the backup server;
+    `reach_error`: why that did not get through ("": it did, or was not tried).
+    """
+
+    os: str = ""
+    machine: str = ""
+    user: str = ""
+    python: str = ""
+    connect_s: float = 0.0
+    clock_offset_s: float = 0.0
+    cache: str = ""
+    cache_error: str = ""
+    free_bytes: int = 0
+    bundle: str = ""
+    cores: int = 0
+    ports_free: int = 0
+    reached_port: int = 0
+    reach_error: str = ""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a check found. `code` is machine-readable; `hint`: how to mend it. `error`: it is of no use so."""
+
+    code: str
+    text: str
+    hint: str
+    level: Literal["error", "warning"] = "error"
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """How a server is. `away`: why it could not be reached last ("": it could, or nobody has tried).
+
+    `failures`: in a row; `next_try`: when it is tried again by itself, seconds since the epoch. `checked`: when `facts`
+    were gathered.
+    """
+
+    server_id: str
+    away: str = ""
+    failures: int = 0
+    next_try: float = 0.0
+    checked: float | None = None
+    facts: ServerFacts | None = None
