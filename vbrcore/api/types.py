@@ -24,6 +24,7 @@ class HypervisorAdd(msgspec.Struct, frozen=True):
     plugin: str
     settings: dict[str, str] = {}
     secrets: dict[str, str] = {}
+    server: str = "local"
 
 
 class HypervisorView(msgspec.Struct, frozen=True):
@@ -31,6 +32,7 @@ class HypervisorView(msgspec.Struct, frozen=True):
     name: str
     plugin: str
     settings: dict[str, str]
+    server: str = "local"
 
 
 class KeyFiles(msgspec.Struct, frozen=True):

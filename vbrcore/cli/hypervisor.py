@@ -17,6 +17,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         "hypervisor",
         "hypervisor add lab --plugin images --set path=/srv/machines",
         "hypervisor add kvm --plugin kvm --set uri=qemu:///system",
+        "hypervisor add kvm1 --plugin kvm --set uri=qemu+ssh://root@kvm1/system --server kvm1",
         "hypervisor list",
     )
     add = parser.verb(
@@ -40,6 +41,9 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         dest="secrets",
         help="a secret setting, read from a file and sealed",
     )
+    add.add_argument(
+        "--server", default="local", metavar="NAME", help="the managed server that is its host (default: this machine)"
+    )
     parser.verb(verbs, "list", _list, "list hypervisors", "hypervisor list --json")
     show = parser.verb(verbs, "show", _show, "show a hypervisor and its settings", "hypervisor show lab")
     show.add_argument("name", metavar="NAME")
@@ -54,6 +58,7 @@ def _add(args: argparse.Namespace) -> int:
         plugin=args.plugin,
         settings=paths.with_absolute_paths(values.pairs(args.settings, "--set")),
         secrets={key: paths.secret_file(path) for key, path in secrets.items()},
+        server=args.server,
     )
     view = call(args, operations.HYPERVISOR_ADD, request)
     if args.json:
@@ -68,7 +73,8 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(views)
     else:
-        print_table(("NAME", "PLUGIN", "SETTINGS"), [(v.name, v.plugin, _settings(v)) for v in views])
+        rows = [(v.name, v.plugin, v.server, _settings(v)) for v in views]
+        print_table(("NAME", "PLUGIN", "SERVER", "SETTINGS"), rows)
     return 0
 
 
@@ -77,7 +83,8 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print_json(view)
     else:
-        print_fields({"name": view.name, "id": view.hypervisor_id, "plugin": view.plugin, "settings": _settings(view)})
+        fields = {"name": view.name, "id": view.hypervisor_id, "plugin": view.plugin, "server": view.server}
+        print_fields({**fields, "settings": _settings(view)})
     return 0
 
 

@@ -30,7 +30,7 @@ async def run_backup(context: Context) -> Outcome:
     chains = JobChains(context, job, repository, Warnings(log))
     gate = Gate(job.schedule, context.session, context.stop, log)
     gate.start()
-    connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
+    connecting = asyncio.create_task(Connection.connect(catalog, hypervisor))
     starting = asyncio.create_task(context.crew.transport())
     try:
         await gate.while_open(chains.begin())
@@ -48,6 +48,7 @@ async def run_backup(context: Context) -> Outcome:
                 beside=catalog.server_by_name(repository.server),
                 hypervisor=hypervisor,
                 plugin=connection.plugin,
+                host=connection.host,
             ),
             times_s=catalog.task_times_s(job.job_id),
             connection=connection,

@@ -143,7 +143,7 @@ class MachineDisks:
             secret=target.chain.secret,
         )
         try:
-            done = await self._tried_again(target, task, work, grant)
+            done = await self._tried_again(target, task, work, grant, disk)
         finally:
             self._context.leases.release(task.task_id)
         for warning in done.warnings:
@@ -188,15 +188,23 @@ class MachineDisks:
             compression=self._parts.job.compression,
             secret=target.chain.secret,
         )
-        return await self._tried_again(target, task, work, None)
+        return await self._tried_again(target, task, work)
 
-    async def _tried_again(self, target: TargetRun, task: Task, work: SourceWork, grant: Grant | None) -> DiskDone:
+    async def _tried_again(
+        self,
+        target: TargetRun,
+        task: Task,
+        work: SourceWork,
+        grant: Grant | None = None,
+        disk: DiskSource | None = None,
+    ) -> DiskDone:
         """Read with what was granted; after a failure that retrying can mend, elsewhere if there is another proxy."""
         context = self._context
         failed = set[str]()
         for left in reversed(range(DISK_ATTEMPTS)):
             attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-            work = msgspec.structs.replace(work, endpoint=await target.expect(task.task_id, attempt))
+            source = work.source if disk is None or grant is None else disk.source_for(grant.mode)
+            work = msgspec.structs.replace(work, source=source, endpoint=await target.expect(task.task_id, attempt))
             context.catalog.update_task(
                 task.task_id,
                 state="running",
