@@ -108,13 +108,22 @@ class RemoteHost:
         found = self._ask(_LIBVIRT_SOCKET)
         if found == "none":
             raise HypervisorUnreachable(f"{self.ssh.where}: libvirt has no socket below /run/libvirt: does it run?")
-        if found.startswith("denied "):
-            raise PermissionRefused(
-                f"{self.ssh.where}: user {self.ssh.user} may not use libvirt's socket {found.partition(' ')[2]}"
-                " (make the user a member of the group libvirt)"
-            )
-        with self.ssh.forwarded(found) as local:
-            return open_connection(f"qemu+unix:///system?socket={local}")
+        path = found.removeprefix("denied ")
+        if path != found:
+            raise self._may_not(f"{path} cannot be written")
+        try:
+            with self.ssh.forwarded(path) as local:
+                return open_connection(f"qemu+unix:///system?socket={local}")
+        except (HypervisorUnreachable, PermissionRefused) as error:
+            if self._account[0] == 0:
+                raise
+            raise self._may_not(str(error)) from error
+
+    def _may_not(self, why: str) -> PermissionRefused:
+        return PermissionRefused(
+            f"{self.ssh.where}: user {self.ssh.user} may not use libvirt: {why} (make the user a member of the group"
+            " libvirt there)"
+        )
 
     def runtime_root(self) -> Path:
         user = self._account[0]
