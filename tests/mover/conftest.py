@@ -12,8 +12,11 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from vbrcore.manager.routes import endpoints
 from vbrcore.model.errors import error_from
+from vbrcore.model.place import Place
 from vbrcore.model.point import Point, PointDisk
+from vbrcore.model.routes import Route, Way
 from vbrcore.mover import messages as m
 from vbrcore.plugins.api import SinkSpec, SourceSpec
 from vbrcore.storage.repository import create_repository
@@ -21,6 +24,7 @@ from vbrcore.transport.client import MoverHandle, TransportClient
 
 MIB = 1024 * 1024
 Kind = TypeVar("Kind")
+PORTS = (46200, 46299)
 HALF = Path(__file__).with_name("half.py")
 
 
@@ -39,6 +43,7 @@ class Line:
         self.session_id = ""
         self.started = False
         self.block_size_bytes = MIB
+        self.to_dial = m.ExpectTask("", 0, m.Endpoint("", b""))
 
     async def start_target(self, **changes: Any) -> MoverHandle:
         """Start a session's target mover; raises what it says instead of `Ready`."""
@@ -47,7 +52,7 @@ class Line:
             self.started = True
         self.session_id = str(uuid.uuid4())
         work = m.TargetWork(
-            repository_path=str(self.repository),
+            place=Place(str(self.repository)),
             repository_id=self.repository_id,
             reserve_bytes=0,
             directory="job",
@@ -66,19 +71,45 @@ class Line:
         return self.target
 
     async def source(self, task_id: str = "task", attempt: int = 1, secret: bytes = b"", **changes: Any) -> MoverHandle:
-        """Start a source mover and give it its work; `secret` other than the announced one if given."""
-        assert self.target is not None
-        endpoint = m.Endpoint(self.ready.path, os.urandom(32))
-        await self.target.send(m.ExpectTask(task_id, attempt, endpoint))
+        """Start a source mover and give it its work; `secret` other than the announced one if given.
+
+        `way`: how it meets the target, and `ports` where; `endpoint` other than the one that fits if given.
+        """
+        way: Way = changes.pop("way", "socket")
+        endpoint = await self.expect(task_id, attempt, way, changes.pop("ports", PORTS))
+        endpoint = changes.pop("endpoint", msgspec.structs.replace(endpoint, secret=secret or endpoint.secret))
         source = await self.client.start_mover("source", "job", self.session_id, task_id, "disk")
-        endpoint = m.Endpoint(self.ready.path, secret or endpoint.secret)
         settings = changes.pop("settings", {})
         path = changes.pop("path")
         reader = "configuration" if changes.get("kind") == "configuration" else "file"
         spec = SourceSpec("testhalf", reader, {"path": str(path), **settings})
         work = m.SourceWork(task_id, "disk", spec, endpoint, block_size_bytes=self.block_size_bytes)
         await source.send(msgspec.structs.replace(work, **changes))
+        if way == "source_listens":
+            await self.dial((await expect(source, m.Listening)).port)
         return source
+
+    async def expect(self, task_id: str, attempt: int, way: Way, ports: tuple[int, int] = PORTS) -> m.Endpoint:
+        """Have the target expect a source; return what that source is told."""
+        assert self.target is not None
+        for_source = for_target = m.Endpoint(self.ready.path, os.urandom(32))
+        if way != "socket":
+            for_source, for_target = endpoints(Route(way, "127.0.0.1", ports), for_source.secret)
+        self.to_dial = m.ExpectTask(task_id, attempt, for_target)
+        if way != "source_listens":
+            await self.target.send(self.to_dial)
+        if way != "target_listens":
+            return for_source
+        listening = await expect(self.target, m.Listening)
+        if listening.error is not None:
+            raise error_from(listening.error)
+        return msgspec.structs.replace(for_source, ports=(listening.port, listening.port))
+
+    async def dial(self, port: int) -> None:
+        """Have the target dial the source that was announced last."""
+        assert self.target is not None
+        endpoint = msgspec.structs.replace(self.to_dial.endpoint, ports=(port, port))
+        await self.target.send(msgspec.structs.replace(self.to_dial, endpoint=endpoint))
 
     async def back_up(self, path: Path, **changes: Any) -> m.DiskDone:
         source = await self.source(path=path, **changes)
@@ -122,7 +153,7 @@ class Line:
         mover = await self.client.start_mover("restore", "job", "restore", "restore", f"disk{disk}")
         if isinstance(sink, Path):
             sink = SinkSpec("testhalf", "file", point.disks[disk].size_bytes, {"path": str(sink)})
-        where = (str(self.repository), self.repository_id, "job", point.point_id)
+        where = (Place(str(self.repository)), self.repository_id, "job", point.point_id)
         await mover.send(m.RestoreWork("restore", *where, f"disk{disk}", sink, deep))
         done = await expect(mover, m.RestoreDone)
         await expect(mover, m.Ended)

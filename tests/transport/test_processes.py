@@ -184,8 +184,8 @@ def test_a_mover_that_was_stopped_with_its_transport_writes_nothing(
             await second.start_local("j", "s")
             target = await ready(first)
             assert target is not None
-            assert first._process is not None
-            first._process.kill = lambda: None  # type: ignore[method-assign]
+            assert first._stream is not None
+            first._stream.kill = lambda: None  # type: ignore[method-assign]
             for pid in (target.pid, first.pid):
                 os.kill(pid, signal.SIGSTOP)
             assert "silent" in await last_words(target)
@@ -203,7 +203,7 @@ def test_a_mover_that_was_stopped_with_its_transport_writes_nothing(
             assert gone(first.pid)
 
     def snapshot() -> dict[str, bytes]:
-        root = Path(target_work.repository_path)
+        root = Path(target_work.place.path)
         return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
     asyncio.run(story())

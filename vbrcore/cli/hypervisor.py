@@ -27,6 +27,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         "add a hypervisor to the inventory",
         "hypervisor add lab --plugin images --set path=/srv/machines",
         "hypervisor add kvm --plugin kvm --set uri=qemu:///system",
+        "hypervisor add kvm1 --plugin kvm --set uri=qemu+ssh://root@host/system --server host",
     )
     add.add_argument("name", metavar="NAME")
     add.add_argument("--plugin", required=True, metavar="ID", help="what speaks to it; see 'plugins list'")
@@ -42,7 +43,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         help="a secret setting, read from a file and sealed",
     )
     add.add_argument(
-        "--server", default="local", metavar="NAME", help="the managed server that is its host (default: this machine)"
+        "--server", metavar="NAME", default="local", help="the managed server that is its host (this machine: local)"
     )
     parser.verb(verbs, "list", _list, "list hypervisors", "hypervisor list --json")
     show = parser.verb(verbs, "show", _show, "show a hypervisor and its settings", "hypervisor show lab")
@@ -73,8 +74,9 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(views)
     else:
-        rows = [(v.name, v.plugin, v.server, _settings(v)) for v in views]
-        print_table(("NAME", "PLUGIN", "SERVER", "SETTINGS"), rows)
+        print_table(
+            ("NAME", "PLUGIN", "SERVER", "SETTINGS"), [(v.name, v.plugin, v.server, _settings(v)) for v in views]
+        )
     return 0
 
 
@@ -83,8 +85,15 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print_json(view)
     else:
-        fields = {"name": view.name, "id": view.hypervisor_id, "plugin": view.plugin, "server": view.server}
-        print_fields({**fields, "settings": _settings(view)})
+        print_fields(
+            {
+                "name": view.name,
+                "id": view.hypervisor_id,
+                "plugin": view.plugin,
+                "server": view.server,
+                "settings": _settings(view),
+            }
+        )
     return 0
 
 

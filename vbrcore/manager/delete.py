@@ -25,7 +25,7 @@ async def run_delete(context: Context) -> Outcome:
         by_chain.setdefault((stored.repository_id, stored.directory), []).append(stored)
     stored_bytes = 0
     for (repository_id, directory), points in by_chain.items():
-        repository = context.catalog.repository(repository_id)
+        repository = await context.gateways.repository(repository_id, directory)
         await context.leases.acquire(chain_demand(context.session, repository, directory))
         stored_bytes += await _forget(context, repository, directory, points)
     return Outcome(totals=Totals(stored_bytes=stored_bytes))
@@ -35,7 +35,13 @@ async def _forget(context: Context, repository: Repository, directory: str, poin
     first = points[0].point
     chain = Chain(directory, first.job_id, first.job_name, first.block_size_bytes)
     work = target_work(context, repository, chain, may_fill=True)
-    target = Target(context.crew, work, context.log, RepositoryKeys(context.catalog, repository.repository_id))
+    target = Target(
+        context.crew,
+        work,
+        context.log,
+        RepositoryKeys(context.catalog, repository.repository_id),
+        server=repository.server,
+    )
     try:
         run = await target.ready()
         for warning in run.warnings:

@@ -10,21 +10,33 @@ from vbrcore.balancer.candidates import Candidates, why_taken, without
 from vbrcore.balancer.demand import Grant
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.crew import NOT_REACHED
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.placement import Placement
 from vbrcore.manager.source import run_mover
 from vbrcore.manager.target import TargetRun
-from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
-from vbrcore.model.inventory import Machine, Repository
+from vbrcore.model.errors import (
+    InvalidValue,
+    MoverLost,
+    NoDataAddress,
+    NoRoute,
+    ServerUnsuitable,
+    VbrError,
+    WheelsMissing,
+)
+from vbrcore.model.inventory import LOCAL, Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
+from vbrcore.model.routes import data_route
 from vbrcore.model.session import Task
 from vbrcore.mover.messages import DiskDone, Endpoint, SourceWork
 from vbrcore.plugins.api import DiskSource, Snapshot
 
 DISK_ATTEMPTS = 3  # DESIGN 4.6: a failed disk is tried again twice while the snapshot is open
 CONFIGURATION = "configuration"
+# What is wrong with one server may be right with another one.
+OF_THE_SERVER = (*NOT_REACHED, ServerUnsuitable, WheelsMissing, NoRoute, NoDataAddress)
 NO_ENDPOINT = Endpoint(path="", secret=b"")  # each attempt gets its own
 
 
@@ -168,27 +180,29 @@ class MachineDisks:
         )
         return await self._context.leases.acquire(demand)
 
-    async def _elsewhere(self, task: Task, grant: Grant, failed: Collection[str]) -> Grant:
-        """Give back a grant for one of another proxy, where there is one that did not fail; else keep it."""
-        if all(choice.server in failed for choice in self._candidates().choices):
-            return grant
-        self._context.leases.release(task.task_id)
-        return await self._granted(task, failed)
+    def _is_elsewhere(self, failed: Collection[str]) -> bool:
+        """Return whether there is a proxy where no attempt failed."""
+        return any(choice.server not in failed for choice in self._candidates().choices)
 
     async def _read_configuration(self, target: TargetRun, snapshot: Snapshot) -> DiskDone:
         task = self._tasks[CONFIGURATION]
-        if snapshot.configuration is None:
+        source = snapshot.configuration
+        if source is None:
             raise InvalidValue(f"{self._name}: no configuration to read")
+        server = LOCAL
+        on_host, host = snapshot.configuration_on_host, self._parts.connection.row.server
+        if on_host is not None and self._first is not None and self._first[1].server == host:
+            source, server = on_host, host
         work = SourceWork(
             task_id=task.task_id,
             kind="configuration",
-            source=snapshot.configuration,
+            source=source,
             endpoint=NO_ENDPOINT,
             block_size_bytes=self._parts.job.block_size_bytes,
             compression=self._parts.job.compression,
             secret=target.chain.secret,
         )
-        return await self._tried_again(target, task, work)
+        return await self._tried_again(target, task, work, server=server)
 
     async def _tried_again(
         self,
@@ -197,14 +211,14 @@ class MachineDisks:
         work: SourceWork,
         grant: Grant | None = None,
         disk: DiskSource | None = None,
+        *,
+        server: str = LOCAL,
     ) -> DiskDone:
-        """Read with what was granted; after a failure that retrying can mend, elsewhere if there is another proxy."""
+        """Read with what was granted, on `server` what needs no grant; after a failure elsewhere, if that may help."""
         context = self._context
         failed = set[str]()
         for left in reversed(range(DISK_ATTEMPTS)):
             attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-            source = work.source if disk is None or grant is None else disk.source_for(grant.mode)
-            work = msgspec.structs.replace(work, source=source, endpoint=await target.expect(task.task_id, attempt))
             context.catalog.update_task(
                 task.task_id,
                 state="running",
@@ -214,24 +228,34 @@ class MachineDisks:
                 **self._way(grant),
             )
             try:
+                where = context.catalog.server_by_name(grant.server if grant is not None else server)
+                source = work.source if disk is None or grant is None else disk.source_for(grant.mode)
+                endpoint = await target.expect(task.task_id, attempt, data_route(where, self._parts.placement.beside))
                 done = await run_mover(
                     context.crew,
                     "source",
-                    work,
+                    msgspec.structs.replace(work, source=source, endpoint=endpoint),
+                    server=where.name,
                     machine=self._name,
                     disk=task.disk,
                     log=context.log,
                     progress=lambda message: context.live.update(task.task_id, message),
+                    target=target,
                 )
             except VbrError as error:
+                await target.void(task.task_id)
                 error = target.lost or error
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
-                if not left or not error.retryable or target.lost is not None or context.stop.now.is_set():
+                if not left or target.lost is not None or context.stop.now.is_set():
                     raise error from error.__cause__
                 if grant is not None:
                     failed.add(grant.server)
-                    grant = await self._elsewhere(task, grant, failed)
+                if not (error.retryable or (isinstance(error, OF_THE_SERVER) and self._is_elsewhere(failed))):
+                    raise error from error.__cause__
+                if grant is not None and self._is_elsewhere(failed):
+                    context.leases.release(task.task_id)
+                    grant = await self._granted(task, failed)
             else:
                 if not isinstance(done, DiskDone):
                     raise MoverLost(f"{self._name}/{task.disk}: the mover ended without a result")

@@ -71,7 +71,7 @@ class JobChain:
             new_generation=plan.full == "active",
             fresh_after=active_s,
         )
-        self.target = Target(context.crew, work, context.log, owner.keys)
+        self.target = Target(context.crew, work, context.log, owner.keys, server=repository.server)
         self._newest_before: float | None = None
         self._started: float | None = None  # when the generation was begun that the session found
         self._acquired = False

@@ -1,6 +1,8 @@
 """The session log: one JSON object a line, of the manager and of all its movers, in time order."""
 
+import math
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     machine: str = ""
     disk: str = ""
     pid: int = 0
+    server: str = ""
 
 
 def closing_line(*, failed: bool, name: str, job_id: str) -> str:
@@ -43,6 +46,7 @@ class SessionLog:
         self._session_id = session_id
         self._lock = threading.Lock()
         self._encoder = msgspec.json.Encoder()
+        self._newest = 0.0
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def write(
@@ -55,22 +59,46 @@ class SessionLog:
         machine: str = "",
         disk: str = "",
         pid: int = 0,
+        server: str = "",
+        at: float | None = None,
     ) -> None:
-        line = LogLine(
-            time=time.time(),
-            level=level,
-            kind=kind,
-            message=message,
-            job_id=self._job_id,
-            session_id=self._session_id,
-            task_id=task_id,
-            machine=machine,
-            disk=disk,
-            pid=pid or os.getpid(),
-        )
-        data = self._encoder.encode(line) + b"\n"
+        """Write a line; `at`: when it was said, by this machine's clock (None: now). No line is older than the last."""
         with self._lock:
-            os.write(self._descriptor, data)
+            self._newest = max(self._newest, min(at or math.inf, time.time()))
+            self._append(
+                LogLine(
+                    time=self._newest,
+                    level=level,
+                    kind=kind,
+                    message=message,
+                    job_id=self._job_id,
+                    session_id=self._session_id,
+                    task_id=task_id,
+                    machine=machine,
+                    disk=disk,
+                    pid=pid or os.getpid(),
+                    server=server,
+                )
+            )
+
+    def _append(self, line: LogLine) -> None:
+        os.write(self._descriptor, self._encoder.encode(line) + b"\n")
+
+    def keep_left(self, server: str, name: str, data: bytes) -> Path:
+        """Keep what a mover of an earlier session left on a server, durably: beside the log of its session.
+
+        `name` is `<job>_<session>_<...>.jsonl`, as the server says it.
+        """
+        plain = re.sub(r"[^0-9A-Za-z._-]", "", name).lstrip(".")
+        job_id, _, rest = plain.partition("_")
+        place = self.path.parents[1] / job_id
+        directory = place if job_id and place.is_dir() else self.path.parent
+        path = directory / f"{rest.removesuffix('.jsonl') or 'unknown'}.{server}.cut-off.jsonl"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return path
 
     def info(self, message: str, *, machine: str = "", disk: str = "", task_id: str = "") -> None:
         self.write("info", message, machine=machine, disk=disk, task_id=task_id)

@@ -26,6 +26,7 @@ from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
+from vbrcore.model.routes import data_route
 from vbrcore.model.session import Task, TaskState, Totals
 from vbrcore.mover.messages import CopyWork, DiskDone
 
@@ -200,13 +201,14 @@ class MachineCopy:
         grant = await context.leases.acquire(demand)
         try:
             attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
+            route = data_route(parts.source_server, parts.repository_server)
             work = CopyWork(
                 task_id=task.task_id,
-                repository_path=parts.source.path,
+                place=self._context.catalog.place(parts.source),
                 repository_id=parts.source.repository_id,
                 directory=parts.directory,
                 point_id=original.point_id,
-                endpoint=await run.expect(task.task_id, attempt),
+                endpoint=await run.expect(task.task_id, attempt, route),
                 disk_number=one.disk_number,
                 configuration=one.configuration,
                 base_root=known.root if known is not None else b"",
@@ -232,12 +234,15 @@ class MachineCopy:
                 context.crew,
                 "copy",
                 work,
+                server=server,
                 machine=self.name,
                 disk=task.disk,
                 log=context.log,
                 progress=lambda message: context.live.update(task.task_id, message),
+                target=run,
             )
         except VbrError as error:
+            await run.void(task.task_id)
             error = run.lost or error
             context.log.error(f"{error.code}: {error}", machine=self.name, disk=task.disk, task_id=task.task_id)
             context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())

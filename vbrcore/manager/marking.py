@@ -5,6 +5,7 @@ from vbrcore.manager.chains import Chain, target_work
 from vbrcore.manager.context import Context, pause
 from vbrcore.manager.demands import SESSION_SCOPE, chain_demand
 from vbrcore.manager.machine import RETRY_WAITS_S
+from vbrcore.manager.target import work_at
 from vbrcore.model.errors import ProtocolError, VbrError, error_from
 from vbrcore.model.inventory import Repository
 from vbrcore.mover.messages import (
@@ -42,10 +43,11 @@ async def mark(context: Context, repository: Repository, chain: Chain, diagnosis
 
 
 async def _run(context: Context, work: TargetWork, order: MarkDamaged) -> int:
-    handle = await context.crew.start("target", task_id="", disk=work.directory)
+    server = context.catalog.repository(work.repository_id).server
+    handle = await context.crew.start("target", task_id="", disk=work.directory, server=server)
     marked: int | None = None
     try:
-        await handle.send(work)
+        await handle.send(work_at(handle, work))
         while True:
             match await handle.receive():
                 case Ready():
@@ -56,8 +58,8 @@ async def _run(context: Context, work: TargetWork, order: MarkDamaged) -> int:
                     await handle.send(Seal())
                 case ChainPoints() | Progress():
                     continue
-                case Log(level=level, message=text):
-                    context.log.write(level, text, kind="mover", pid=handle.pid)
+                case Log(time=at, level=level, message=text):
+                    context.log.write(level, text, **handle.said(at))
                 case Failed(error=error):
                     raise error_from(error)
                 case Ended() if marked is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.log import SessionLog
+from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import MoverLost, ProtocolError, error_from
 from vbrcore.mover.messages import (
     CopyWork,
@@ -14,6 +15,7 @@ from vbrcore.mover.messages import (
     ExamineWork,
     Failed,
     KeyWanted,
+    Listening,
     Log,
     Progress,
     Ready,
@@ -31,20 +33,25 @@ async def run_mover(
     role: Role,
     work: SourceWork | RestoreWork | CopyWork | ExamineWork,
     *,
+    server: str,
     machine: str,
     disk: str,
     log: SessionLog,
     progress: Callable[[Progress], None],
     keys: RepositoryKeys | None = None,
+    target: TargetRun | None = None,
 ) -> DiskDone | RestoreDone | Examined:
-    """Start a mover, give it its work, and return what it did. The mover is gone when this returns or raises.
+    """Start a mover on a server, give it its work, and return what it did. It is gone when this returns or raises.
 
-    `keys` are those of the repository that a restore mover reads.
+    `keys` are those of the repository that a restore mover reads; `target` is told where a source listens, and that
+    the attempt is over.
     """
-    handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}")
+    handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}", server=server)
     try:
         await handle.send(work)
-        return await _follow(handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress, keys=keys)
+        return await _follow(
+            handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress, keys=keys, target=target
+        )
     finally:
         await handle.kill()
 
@@ -58,18 +65,19 @@ async def _follow(
     log: SessionLog,
     progress: Callable[[Progress], None],
     keys: RepositoryKeys | None,
+    target: TargetRun | None,
 ) -> DiskDone | RestoreDone | Examined:
     done: DiskDone | RestoreDone | Examined | None = None
     while True:
         match await handle.receive():
             case Ready():  # the disk is open
                 continue
-            case KeyWanted(chain_id=chain_id, key_slots=key_slots) if keys is not None:
-                await handle.send(UseKey(await keys.secret(chain_id, key_slots)))
+            case KeyWanted() | Listening() as need:
+                await _meet(need, handle, keys, target)
             case Progress() as message:
                 progress(message)
-            case Log(level=level, message=text):
-                log.write(level, text, kind="mover", task_id=task_id, machine=machine, disk=disk, pid=handle.pid)
+            case Log(time=at, level=level, message=text):
+                log.write(level, text, task_id=task_id, machine=machine, disk=disk, **handle.said(at))
             case DiskDone() | RestoreDone() | Examined() as message:
                 done = message
             case Failed(error=error):
@@ -80,3 +88,15 @@ async def _follow(
                 return done
             case other:
                 raise ProtocolError(f"{machine}/{disk}: the mover said {type(other).__name__} out of turn")
+
+
+async def _meet(
+    need: KeyWanted | Listening, handle: MoverHandle, keys: RepositoryKeys | None, target: TargetRun | None
+) -> None:
+    """Give a mover what it waits for: the key of its chain, or its target."""
+    if isinstance(need, KeyWanted) and keys is not None:
+        await handle.send(UseKey(await keys.secret(need.chain_id, need.key_slots)))
+    elif isinstance(need, Listening) and target is not None:
+        await target.dial(need.task_id, need.port)
+    else:
+        raise ProtocolError(f"a mover waits for the answer to {type(need).__name__}, which there is not")

@@ -1,7 +1,9 @@
 """The one target mover of a session's chain. A lost one is replaced when the next attempt needs it."""
 
 import asyncio
+import contextlib
 import secrets
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,8 +13,10 @@ from vbrcore.chain.givenback import GivenBack
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.keys import OpenChain, RepositoryKeys
 from vbrcore.manager.log import SessionLog
-from vbrcore.model.errors import ProtocolError, VbrError, error_from
+from vbrcore.manager.routes import endpoints, resolved
+from vbrcore.model.errors import MoverLost, ProtocolError, TransportLost, VbrError, error_from
 from vbrcore.model.point import Point
+from vbrcore.model.routes import Route
 from vbrcore.mover.messages import (
     ChainPoints,
     CommitPoint,
@@ -27,6 +31,7 @@ from vbrcore.mover.messages import (
     FullMade,
     GiveBack,
     KeySlotsWritten,
+    Listening,
     Log,
     MakeFull,
     PointCommitted,
@@ -38,6 +43,7 @@ from vbrcore.mover.messages import (
     ToMover,
     UpkeepDone,
     UseKeySlots,
+    VoidTask,
 )
 from vbrcore.transport.client import MoverHandle
 
@@ -66,17 +72,49 @@ class TargetRun:
         self._handle = handle
         self._log = log
         self._commits: dict[str, asyncio.Future[Point]] = {}
-        self._expected: dict[str, asyncio.Future[None]] = {}
+        self._listening: dict[tuple[str, int], asyncio.Future[int]] = {}
+        self._to_dial: dict[str, ExpectTask] = {}
         self._answers: dict[type[FromMover], asyncio.Future[FromMover]] = {}
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener = asyncio.create_task(self._listen(), name="target-listener")
 
-    async def expect(self, task_id: str, attempt: int) -> Endpoint:
-        """Make the target accept one source for this attempt, and no earlier one."""
+    async def expect(self, task_id: str, attempt: int, route: Route) -> Endpoint:
+        """Make the target accept one source for this attempt, and no earlier one; return what the source is told.
+
+        Where the source listens, `dial` follows when it does. Raises `NoFreePort`, `NoDataAddress`.
+        """
         self._check()
-        endpoint = Endpoint(path=self.ready.path, secret=secrets.token_bytes(_SECRET_BYTES))
-        await self._handle.send(ExpectTask(task_id=task_id, attempt=attempt, endpoint=endpoint))
-        return endpoint
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        if route.way == "socket":
+            endpoint = Endpoint(self.ready.path, secret)
+            await self._handle.send(ExpectTask(task_id, attempt, endpoint))
+            return endpoint
+        route = await resolved(route)
+        for_source, for_target = endpoints(route, secret)
+        if route.way == "source_listens":
+            self._to_dial[task_id] = ExpectTask(task_id, attempt, for_target)
+            return for_source
+        listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._listening[task_id, attempt] = listening
+        await self._handle.send(ExpectTask(task_id, attempt, for_target))
+        port = await listening
+        return msgspec.structs.replace(for_source, ports=(port, port))
+
+    async def dial(self, task_id: str, port: int) -> None:
+        """Have the target dial the source of this task, which listens now."""
+        self._check()
+        task = self._to_dial.pop(task_id, None)
+        if task is None:
+            raise ProtocolError(f"the source of task {task_id} listens, but was not told to")
+        endpoint = msgspec.structs.replace(task.endpoint, ports=(port, port))
+        await self._handle.send(msgspec.structs.replace(task, endpoint=endpoint))
+
+    async def void(self, task_id: str) -> None:
+        """Have the target expect nobody for this task any more; a target that is gone expects nobody."""
+        self._to_dial.pop(task_id, None)
+        if self.lost is None and not self._ended.done():
+            with contextlib.suppress(MoverLost, TransportLost):
+                await self._handle.send(VoidTask(task_id))
 
     async def commit(self, point: Point) -> Point:
         """Commit a point; return it with its sequence and kind. Raises `BlocksMissing`, `MoverLost` and others."""
@@ -161,10 +199,16 @@ class TargetRun:
                 _refuse(self._commits.pop(point_id, None), error_from(error))
             case Forgotten() | KeySlotsWritten() | UpkeepDone() | FullMade():
                 _resolve(self._answers.pop(type(message), None), message)
+            case Listening(task_id=task_id, attempt=attempt, port=port, error=error):
+                waiting = self._listening.pop((task_id, attempt), None)
+                if error is None:
+                    _resolve(waiting, port)
+                else:
+                    _refuse(waiting, error_from(error))
             case Progress():
                 self.progress = message
-            case Log(level=level, message=text):
-                self._log.write(level, text, kind="mover", pid=self._handle.pid)
+            case Log(time=at, level=level, message=text):
+                self._log.write(level, text, **self._handle.said(at))
             case Ended(stored_bytes=stored_bytes):
                 self.stored_bytes = stored_bytes
                 self._ended.set_result(stored_bytes)
@@ -183,6 +227,9 @@ class TargetRun:
         for answer in self._answers.values():
             _refuse(answer, self.lost)
         self._answers.clear()
+        for listening in self._listening.values():
+            _refuse(listening, self.lost)
+        self._listening.clear()
         _refuse(self._ended, self.lost)
 
 
@@ -200,11 +247,21 @@ def _refuse(future: "asyncio.Future[T] | None", error: VbrError) -> None:
         future.exception()  # marks it as seen: nobody may be waiting for it
 
 
+def work_at(handle: MoverHandle, work: TargetWork) -> TargetWork:
+    """Return the work with its index cache where the mover is."""
+    if not handle.cache_directory:
+        return work
+    return msgspec.structs.replace(
+        work, index_directory=str(Path(handle.cache_directory) / "index" / work.repository_id)
+    )
+
+
 class Target:
     """Gives the living `TargetRun`, starting a new mover where there is none."""
 
-    def __init__(self, crew: Crew, work: TargetWork, log: SessionLog, keys: RepositoryKeys) -> None:
+    def __init__(self, crew: Crew, work: TargetWork, log: SessionLog, keys: RepositoryKeys, *, server: str) -> None:
         self._crew = crew
+        self._server = server
         # A target learns no names of an encrypted repository.
         self._work = msgspec.structs.replace(work, encrypt=True, job_name="") if keys.encrypted else work
         self._keys = keys
@@ -237,9 +294,9 @@ class Target:
             return self._run
 
     async def _start(self) -> TargetRun:
-        handle = await self._crew.start("target", task_id="", disk="")
+        handle = await self._crew.start("target", task_id="", disk="", server=self._server)
         try:
-            await handle.send(self._work)
+            await handle.send(work_at(handle, self._work))
             points: list[Point] = []
             ready = await self._expect(handle, Ready, points)
             if ready.chain.encrypted and ready.chain.is_new:
@@ -263,8 +320,8 @@ class Target:
                     raise error_from(error)
                 case ChainPoints(points=some):
                     points += some
-                case Log(level=level, message=text):
-                    self._log.write(level, text, kind="mover", pid=handle.pid)
+                case Log(time=at, level=level, message=text):
+                    self._log.write(level, text, **handle.said(at))
                 case Progress():  # it is ready, and waits a while for the key slots
                     continue
                 case other:

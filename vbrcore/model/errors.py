@@ -217,6 +217,38 @@ class OutsideWindow(VbrError):
     hint = "The job's window ended first: make it longer, start the job earlier, or give it more slots or priority."
 
 
+class NoRoute(VbrError):
+    code = "no_route"
+    exit_code = 2
+    hint = (
+        "Both servers only dial and neither can be dialled: give one of them an address and ports that the other"
+        " reaches, or choose a proxy on the other server."
+    )
+
+
+class NoDataAddress(VbrError):
+    code = "no_data_address"
+    exit_code = 2
+    hint = "Set the server's address to one that it has itself and that the other servers dial, or let it only dial."
+
+
+class NoFreePort(VbrError):
+    code = "no_free_port"
+    exit_code = 19
+    hint = "All ports of the server's range are taken: give it a wider range, or find out who else uses it."
+    retryable = True
+
+
+class PeerRefused(VbrError):
+    code = "peer_refused"
+    exit_code = 19
+    hint = (
+        "Something else answered where the other mover was expected, or a clock is wrong by more than a day; nothing"
+        " was sent to it."
+    )
+    retryable = True
+
+
 class LeaseLost(VbrError):
     code = "lease_lost"
     exit_code = 19
@@ -244,6 +276,12 @@ class LoginRefused(VbrError):
     code = "login_refused"
     exit_code = 20
     hint = "Check the user, and the key, agent or password that was given for the server."
+
+
+class HostKeyUnconfirmed(VbrError):
+    code = "host_key_unconfirmed"
+    exit_code = 2
+    hint = "Compare the fingerprint with that on the server ('ssh-keygen -lf FILE'), then give --accept-host-key."
 
 
 class ServerUnsuitable(VbrError):
@@ -308,6 +346,26 @@ class StorageFailed(VbrError):
     code = "storage_failed"
     exit_code = 10
     hint = "The storage reported an error; nothing after the last committed point was kept."
+    retryable = True
+
+
+class ShareUnreachable(VbrError):
+    code = "share_unreachable"
+    exit_code = 10
+    hint = "Check that the host of the share is up, and that its port (445) can be reached from the gateway."
+    retryable = True
+
+
+class ShareRefused(VbrError):
+    code = "share_refused"
+    exit_code = 10
+    hint = "Check the credential and its rights on the share; it must speak SMB 3 and let nobody in as a guest."
+
+
+class NoGateway(VbrError):
+    code = "no_gateway"
+    exit_code = 10
+    hint = "Give a server that can reach the share the role gateway, or name one with 'repository add --gateway'."
     retryable = True
 
 

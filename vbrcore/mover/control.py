@@ -17,6 +17,7 @@ from vbrcore.model.errors import ProtocolError
 from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
+from vbrcore.mover.keptlogs import KeptLog
 from vbrcore.mover.messages import FromMover, Log, ToMover
 
 LENGTH_BYTES = 4
@@ -58,8 +59,9 @@ def _read_exactly(stream: RawIOBase, length: int) -> bytes | None:
 class Control:
     """Both directions of the control stream, with heartbeats and the fence. One per process."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: Timing, kept_log: KeptLog | None = None) -> None:
         self._timing = timing
+        self._kept_log = kept_log
         self._liveness = Liveness(timing.silence_s)
         # Unbuffered: the end of the interpreter must not wait for the lock of a buffer that a thread reads into.
         self._input = FileIO(os.dup(0))
@@ -88,7 +90,11 @@ class Control:
         self._write(frame_of(self._encoder.encode(message)))
 
     def log(self, level: Literal["debug", "info", "warning", "error"], message: str) -> None:
-        self.send(Log(time.time(), level, message))
+        line = Log(time.time(), level, message)
+        if self._kept_log is not None:
+            with self._lock:
+                self._kept_log.add(msgspec.json.encode(line) + b"\n")
+        self.send(line)
 
     def fence(self) -> None:
         """Return only while this process may still act; called right before everything that changes storage."""

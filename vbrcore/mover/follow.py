@@ -1,11 +1,12 @@
 """What a mover that sends does meanwhile: it reports its progress and listens for `Stop`."""
 
 import threading
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from vbrcore.model.errors import VbrError
 from vbrcore.mover.control import Control
-from vbrcore.mover.messages import DiskDone, Progress, Stop
+from vbrcore.mover.messages import DiskDone, Listening, Progress, Stop
 from vbrcore.mover.meter import Meter
 from vbrcore.mover.workers import stopped
 
@@ -26,6 +27,11 @@ class Sending(Protocol):
     def run(self) -> DiskDone: ...
 
     def stop(self, error: VbrError) -> None: ...
+
+
+def announcing(control: Control, task_id: str) -> Callable[[int], None]:
+    """Return what tells the manager at which port this mover waits for its target."""
+    return lambda port: control.send(Listening(task_id, port))
 
 
 def followed(control: Control, sending: Sending, threads: int) -> DiskDone:

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import struct
 import threading
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -61,10 +61,26 @@ class Frame(msgspec.Struct, gc=False):
     payload_bytes: int
 
 
+class Connection(Protocol):
+    """What a `DataStream` needs of a socket."""
+
+    def sendmsg(self, parts: tuple[bytes | bytearray | memoryview, ...], /) -> int: ...
+
+    def send(self, data: memoryview, /) -> int: ...
+
+    def sendall(self, data: bytes | bytearray, /) -> None: ...
+
+    def recv_into(self, buffer: memoryview, length: int, flags: int, /) -> int: ...
+
+    def shutdown(self, how: int, /) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class DataStream:
     """One side of a data connection. `send` may be called from several threads, receiving from one."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._socket = connection
         self._send_lock = threading.Lock()
         self._head = bytearray(HEADER_BYTES)

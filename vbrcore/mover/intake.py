@@ -1,4 +1,7 @@
-"""What a target takes in from sources: one listener, one thread per source, everything checked before it is stored."""
+"""What a target takes in from sources: one thread per source, everything checked before it is stored.
+
+Sources of this server come to one Unix socket; with those of others it meets over TLS, each at a door of its own.
+"""
 
 import contextlib
 import random
@@ -8,7 +11,7 @@ import time
 from collections.abc import Callable
 from hmac import compare_digest
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -18,6 +21,8 @@ from vbrcore.chain.writer import ChainWriter
 from vbrcore.model.errors import (
     BlocksMissing,
     DataCorrupt,
+    MoverLost,
+    PeerRefused,
     PermissionRefused,
     ProtocolError,
     StorageFailed,
@@ -27,8 +32,13 @@ from vbrcore.model.errors import (
 from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.mover import frames
 from vbrcore.mover.frames import DataStream
+from vbrcore.mover.meeting import dialled
 from vbrcore.mover.messages import ExpectTask
 from vbrcore.mover.sockets import enlarge_buffer, listen_at
+
+if TYPE_CHECKING:
+    from vbrcore.mover.door import Door
+    from vbrcore.mover.tls import TlsConnection
 
 SAMPLE_SHARE: Final = 0.01  # of the blocks whose digest the target computes itself
 _EXPECT_S: Final = 10.0  # how long a source may come before its announcement
@@ -38,7 +48,8 @@ _FIRST_BUFFER_BYTES: Final = 1024 * 1024 + 4096
 class Intake:
     """Accepts exactly the sources that were announced. `on_fatal` is told of storage that has failed.
 
-    `pace` is called with the length of each block before it is stored, and returns when that may be done.
+    `pace` is called with the length of each block before it is stored, and returns when that may be done. `warn` is
+    told of those who were turned away.
     """
 
     def __init__(
@@ -47,13 +58,16 @@ class Intake:
         path: Path,
         on_fatal: Callable[[VbrError], None],
         pace: Callable[[int], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.path = path
         self._writer = writer
         self._on_fatal = on_fatal
         self._pace = pace
+        self._warn = warn
         self._changed = threading.Condition()  # guards what follows
         self._expected: dict[str, ExpectTask] = {}
+        self._doors: dict[str, Door] = {}
         self._sources: dict[str, _Source] = {}
         self._threads: set[threading.Thread] = set()
         self._refusal: VbrError | None = None
@@ -81,17 +95,59 @@ class Intake:
 
     _reported_s = 0.0
 
-    def expect(self, task: ExpectTask) -> None:
-        """Accept a source for this attempt; an earlier attempt of the task is void from now on."""
+    def expect(self, task: ExpectTask) -> int:
+        """Accept a source for this attempt; an earlier attempt of the task is void from now on.
+
+        Returns the port at which it is waited for (0: it comes to the Unix socket, or is dialled). Raises `NoFreePort`,
+        `NoDataAddress`.
+        """
         with self._changed:
             known = self._expected.get(task.task_id)
             if known is not None and known.attempt > task.attempt:
-                return
+                return 0
             self._expected[task.task_id] = task
-            old = self._sources.get(task.task_id)
             self._changed.notify_all()
+        self._end(task.task_id)
+        if task.endpoint.proof is None:
+            return 0
+        if not task.endpoint.listens:
+            threading.Thread(target=self._dial, args=(task,), name="dial", daemon=True).start()
+            return 0
+        from vbrcore.mover.door import Door  # noqa: PLC0415 - on one server no mover needs TLS
+
+        door = Door(task.endpoint, task.endpoint.proof, lambda found: self._come(found, task), self._warn)
+        with self._changed:
+            self._doors[task.task_id] = door
+        return door.port
+
+    def void(self, task_id: str) -> None:
+        """Expect nobody for this task any more."""
+        with self._changed:
+            self._expected.pop(task_id, None)
+        self._end(task_id)
+
+    def _end(self, task_id: str) -> None:
+        """End the connection of an earlier attempt, and the wait for it."""
+        with self._changed:
+            old, door = self._sources.get(task_id), self._doors.pop(task_id, None)
+        if door is not None:
+            door.close()
         if old is not None:
             old.stream.close()
+
+    def _dial(self, task: ExpectTask) -> None:
+        try:
+            found = dialled(task.endpoint)
+        except (MoverLost, PeerRefused) as error:
+            self._warn(f"source of task {task.task_id}: {error}")
+            return
+        self._come(found, task)
+
+    def _come(self, found: "TlsConnection", task: ExpectTask) -> None:
+        """Serve, on this thread, the mover that has proved to be the source of this attempt."""
+        with self._changed:
+            self._threads.add(threading.current_thread())
+        self._serve(DataStream(found), task)
 
     def refuse_all(self, error: VbrError) -> None:
         """End all sources, and those to come, with this error."""
@@ -111,6 +167,9 @@ class Intake:
             self.path.parent.rmdir()
         with self._changed:
             sources, threads = tuple(self._sources.values()), tuple(self._threads)
+            doors = tuple(self._doors.values())
+        for door in doors:
+            door.close()
         for source in sources:
             source.stream.close()
         for thread in threads:
@@ -128,14 +187,14 @@ class Intake:
                 self._threads.add(thread)
             thread.start()
 
-    def _serve(self, stream: DataStream) -> None:
-        """Serve one connection until it ends; its promises end with it."""
+    def _serve(self, stream: DataStream, proved: ExpectTask | None = None) -> None:
+        """Serve one connection until it ends; its promises end with it. `proved`: whose certificate it has."""
         with self._changed:
             self._last_owner += 1
             owner = self._last_owner
         source = _Source(stream, self._writer, owner, self._pace)
         try:
-            self._admit(source)
+            self._admit(source, proved)
             source.serve()
         except VbrError as error:
             source.refuse(error)
@@ -156,7 +215,7 @@ class Intake:
                 self._sources = {task: other for task, other in self._sources.items() if other is not source}
                 self._threads.discard(threading.current_thread())
 
-    def _admit(self, source: "_Source") -> None:
+    def _admit(self, source: "_Source", proved: ExpectTask | None) -> None:
         """Read the first frame and compare. Raises `PermissionRefused`, the same for every mismatch."""
         frame = source.stream.receive()
         if frame is None or frame.kind != frames.HELLO or frame.payload_bytes:
@@ -170,10 +229,13 @@ class Intake:
 
         def known() -> bool:
             task = self._expected.get(hello.task_id)
-            return task is not None and compare_digest(task.endpoint.secret, hello.secret)
+            if task is None or (task.endpoint.proof is not None and task is not proved):
+                return False
+            return compare_digest(task.endpoint.secret, hello.secret)
 
         with self._changed:
-            if not self._changed.wait_for(known, _EXPECT_S if hello.task_id not in self._expected else 0):
+            may_come = proved is None and hello.task_id not in self._expected
+            if not self._changed.wait_for(known, _EXPECT_S if may_come else 0):
                 raise PermissionRefused("this attempt of the task is not expected")
             if self._refusal is not None:
                 raise self._refusal

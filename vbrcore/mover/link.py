@@ -4,7 +4,6 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -13,17 +12,26 @@ from vbrcore.model.errors import ErrorInfo, MoverLost, ProtocolError, VbrError, 
 from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.mover import frames
 from vbrcore.mover.frames import DataStream, Frame
+from vbrcore.mover.meeting import Announce, meet
 from vbrcore.mover.messages import Endpoint
-from vbrcore.mover.sockets import connect_to
 
 OnAnswer = Callable[[bytes], None]
 _REASON_S = 2.0  # how long a failed send waits for the target's own words
 
 
 class TargetLink:
-    """Safe for several threads. After an error every call raises it, and `on_lost` was called once with it."""
+    """Safe for several threads. After an error every call raises it, and `on_lost` was called once with it.
 
-    def __init__(self, endpoint: Endpoint, task_id: str, on_lost: Callable[[VbrError], None]) -> None:
+    `announce` is called with the port where the source has to listen for its target.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        task_id: str,
+        on_lost: Callable[[VbrError], None],
+        announce: Announce | None = None,
+    ) -> None:
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._request_lock = threading.Lock()
@@ -32,10 +40,7 @@ class TargetLink:
         self._replies: queue.SimpleQueue[tuple[Frame, bytes] | None] = queue.SimpleQueue()
         self._error: VbrError | None = None
         self._closing = False
-        try:
-            self._stream = DataStream(connect_to(Path(endpoint.path)))
-        except OSError as error:
-            raise MoverLost(f"the target mover does not listen: {error}") from error
+        self._stream = DataStream(meet(endpoint, announce))
         self._receiver = threading.Thread(target=self._receive, name="answers", daemon=True)
         hello = frames.Hello(frames.VERSION, task_id, endpoint.secret)
         self._receiver.start()

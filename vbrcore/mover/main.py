@@ -6,6 +6,7 @@ holds the other ends of its stdin and stdout. What to do arrives there, never on
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from vbrcore.model.errors import UsageError, info_of
 from vbrcore.model.times import timing_from
 from vbrcore.mover.control import Control
+from vbrcore.mover.keptlogs import KeptLog
 from vbrcore.mover.messages import Failed
 from vbrcore.mover.process import die_with_parent, parse_options
 
@@ -20,13 +22,14 @@ from vbrcore.mover.process import die_with_parent, parse_options
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The command line. The ids are there to be seen in a process list."""
 
-    role: Literal["source", "target", "restore", "copy"]
+    role: Literal["source", "target", "restore", "copy", "storage"]
     job_id: str
     session_id: str
     task_id: str = ""
     disk: str = ""
     parent_pid: str = ""
     timing: str = ""
+    log: str = ""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return UsageError.exit_code
     if options.parent_pid:
         die_with_parent(int(options.parent_pid))
-    control = Control(timing)
+    control = Control(timing, KeptLog(Path(options.log)) if options.log else None)
     control.start()
     try:
         _run(options.role, control)
@@ -60,6 +63,8 @@ def _run(role: str, control: Control) -> None:
             from vbrcore.mover.target import run  # noqa: PLC0415
         case "copy":
             from vbrcore.mover.copying import run  # noqa: PLC0415
+        case "storage":
+            from vbrcore.mover.storekeeper import run  # noqa: PLC0415
         case _:
             from vbrcore.mover.restore import run  # noqa: PLC0415
     run(control)

@@ -14,8 +14,10 @@ from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.model.errors import ErrorInfo
 from vbrcore.model.job import Compression
+from vbrcore.model.place import Place
 from vbrcore.model.point import Point
 from vbrcore.model.session import Totals
+from vbrcore.mover.questions import Question
 from vbrcore.plugins.api import SinkSpec, SourceSpec
 
 
@@ -26,11 +28,39 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 # --- manager to mover: what to do -----------------------------------------------------------------
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """What one side of a TLS connection proves itself with, and whom alone it accepts. PEM; good for one attempt."""
+
+    certificate: bytes
+    key: bytes
+    peer_certificate: bytes
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where the target listens for one attempt of one task, and the secret that both sides know."""
+    """How a source and its target meet for one attempt of one task, as one of the two is told; never journaled.
+
+    On one server the target listens at the Unix socket `path`. Else there is a `proof`: who `listens` does so at the
+    address `host`, on a free port of `ports` (both ends included); who does not dials `host` and the first of `ports`.
+    """
 
     path: str
     secret: bytes
+    host: str = ""
+    ports: tuple[int, int] = (0, 0)
+    listens: bool = False
+    proof: Proof | None = None
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.path or self.host!r}, ***)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class ChainSecret(msgspec.Struct, frozen=True):
@@ -79,7 +109,7 @@ class TargetWork(Message, frozen=True):
     `machine_id` and `machine`: of a chain of one machine. `chain_id`: of a copy, which has its source's (empty: any).
     """
 
-    repository_path: str
+    place: Place
     repository_id: str
     reserve_bytes: int | None
     directory: str
@@ -110,6 +140,12 @@ class ExpectTask(Message, frozen=True):
     task_id: str
     attempt: int
     endpoint: Endpoint
+
+
+class VoidTask(Message, frozen=True):
+    """Target: expect nobody for this task any more, and end the connection that there is."""
+
+    task_id: str
 
 
 class CommitPoint(Message, frozen=True):
@@ -155,7 +191,7 @@ class RestoreWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -172,7 +208,7 @@ class ReadConfiguration(Message, frozen=True):
     `encrypted` as in `RestoreWork`.
     """
 
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -189,7 +225,7 @@ class CopyWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -209,7 +245,7 @@ class ExamineWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_ids: tuple[str, ...] = ()
@@ -223,6 +259,25 @@ class MarkDamaged(Message, frozen=True):
 
     marks: tuple[Mark, ...]
     bad_tables: tuple[bytes, ...] = ()
+
+
+class KeepWork(Message, frozen=True):
+    """Storage mover: answer questions about a place until `Stop`.
+
+    `purpose`: "open" a repository, which must be `repository_id`; "create" it there; or "look" at a place, whatever it
+    is, to find out. `Kept` is the reply.
+    """
+
+    place: Place
+    repository_id: str
+    purpose: Literal["open", "create", "look"] = "open"
+
+
+class Asked(Message, frozen=True):
+    """Storage mover: a question, answered by `Answer` with the same number; not always in order."""
+
+    number: int
+    question: Question
 
 
 class UseKey(Message, frozen=True):
@@ -260,6 +315,15 @@ class Ready(Message, frozen=True):
     base_point_ids: tuple[str, ...] = ()
     generation_started: float = 0.0
     storage_class: str = ""
+
+
+class Listening(Message, frozen=True):
+    """Source or target: it listens for this attempt on `port`, or cannot: `error`. The answer to such an endpoint."""
+
+    task_id: str
+    port: int = 0
+    attempt: int = 0
+    error: ErrorInfo | None = None
 
 
 class KeySlotsWritten(Message, frozen=True):
@@ -354,6 +418,28 @@ class Examined(Message, frozen=True):
     diagnosis: Diagnosis
 
 
+class Kept(Message, frozen=True):
+    """Storage mover: the place is open, which took `connect_s`. `storage_class`: of one that was created."""
+
+    alignment_bytes: int
+    storage_class: str = ""
+    connect_s: float = 0.0
+
+
+class Answer(Message, frozen=True):
+    """Storage mover: what a question is answered with; which field says it stands with the question.
+
+    `more`: another part follows, with further names.
+    """
+
+    number: int
+    value: int = 0
+    data: bytes = b""
+    names: tuple[str, ...] = ()
+    more: bool = False
+    error: ErrorInfo | None = None
+
+
 class DamageMarked(Message, frozen=True):
     """Target: the answer to `MarkDamaged`; `marks` were named that had not been so before."""
 
@@ -385,6 +471,7 @@ ToMover = (
     | TargetWork
     | UseKeySlots
     | ExpectTask
+    | VoidTask
     | CommitPoint
     | ForgetPoints
     | GiveBack
@@ -396,12 +483,15 @@ ToMover = (
     | ReadConfiguration
     | ExamineWork
     | MarkDamaged
+    | KeepWork
+    | Asked
     | UseKey
     | Stop
 )
 FromMover = (
     ChainPoints
     | Ready
+    | Listening
     | KeySlotsWritten
     | KeyWanted
     | Progress
@@ -415,6 +505,8 @@ FromMover = (
     | RestoreDone
     | Examined
     | DamageMarked
+    | Kept
+    | Answer
     | Ended
     | Failed
     | Log

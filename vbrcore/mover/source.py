@@ -10,7 +10,7 @@ from vbrcore.model.errors import ProtocolError, SourceReadFailed, VbrError
 from vbrcore.model.session import Totals
 from vbrcore.mover.control import Control
 from vbrcore.mover.disk import DiskBackup
-from vbrcore.mover.follow import followed
+from vbrcore.mover.follow import announcing, followed
 from vbrcore.mover.frames import SEND, WAIT
 from vbrcore.mover.halves import open_configuration, open_source
 from vbrcore.mover.link import TargetLink
@@ -29,7 +29,7 @@ def run(control: Control) -> None:
         raise stopped()
     if not isinstance(work, SourceWork):
         raise ProtocolError(f"a source mover cannot do {type(work).__name__}")
-    done = _configuration(work) if work.kind == "configuration" else _disk(control, work)
+    done = _configuration(control, work) if work.kind == "configuration" else _disk(control, work)
     control.send(done)
     control.send(Ended())
 
@@ -49,7 +49,7 @@ def _disk(control: Control, work: SourceWork) -> DiskDone:
             if backup is not None:
                 backup.stop(error)
 
-        link = TargetLink(work.endpoint, work.task_id, on_lost)
+        link = TargetLink(work.endpoint, work.task_id, on_lost, announcing(control, work.task_id))
         try:
             threads = min(os.cpu_count() or 1, MAX_THREADS)
             backup = DiskBackup(work, reader, link, threads)
@@ -65,7 +65,7 @@ def _disk(control: Control, work: SourceWork) -> DiskDone:
         reader.close()
 
 
-def _configuration(work: SourceWork) -> DiskDone:
+def _configuration(control: Control, work: SourceWork) -> DiskDone:
     """Send a machine's configuration as one extent; its digest takes the place of a root."""
     data = open_configuration(work.source).read()
     if not 0 < len(data) <= MAX_RAW_BYTES:
@@ -74,7 +74,7 @@ def _configuration(work: SourceWork) -> DiskDone:
     name = storing.digest(data)
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # Where the link is lost there is no answer; `done` then says why.
-    link = TargetLink(work.endpoint, work.task_id, lambda _: answers.put(b""))
+    link = TargetLink(work.endpoint, work.task_id, lambda _: answers.put(b""), announcing(control, work.task_id))
     try:
         sent = 0
         if _needed(link, name, answers):

@@ -32,6 +32,7 @@ from vbrcore.mover.messages import (
     FullMade,
     GiveBack,
     KeySlotsWritten,
+    Listening,
     MakeFull,
     MarkDamaged,
     PointCommitted,
@@ -44,11 +45,13 @@ from vbrcore.mover.messages import (
     ToMover,
     UpkeepDone,
     UseKeySlots,
+    VoidTask,
 )
 from vbrcore.mover.pace import Pace
 from vbrcore.storage.capabilities import StorageClass, probe
+from vbrcore.storage.places import open_place
 from vbrcore.storage.port import Storage
-from vbrcore.storage.repository import open_repository, repository_space
+from vbrcore.storage.repository import space_of
 
 PROGRESS_PERIOD_S: Final = 1.0
 _POINTS_AT_ONCE: Final = 256  # in one message; their warnings and disks can be many
@@ -66,8 +69,8 @@ def run(control: Control) -> None:
         return
     if not isinstance(work, TargetWork):
         raise ProtocolError(f"a target mover cannot do {type(work).__name__}")
-    storage = open_repository(Path(work.repository_path), work.repository_id)
-    _check_space(work, running=False)
+    storage = open_place(work.place, work.repository_id)
+    _check_space(storage, work, running=False)
     storage_class = _storage_class(storage)
     pace = Pace(work.rate_limit_bytes_s)
     writer = ChainWriter.open(
@@ -89,7 +92,7 @@ def run(control: Control) -> None:
         chain_id=work.chain_id,
     )
     try:
-        _Target(control, work, writer, storage_class, pace).run()
+        _Target(control, work, writer, storage, storage_class=storage_class, pace=pace).run()
     finally:
         writer.close()
 
@@ -98,11 +101,19 @@ class _Target:
     """Three kinds of threads: orders (this one does them, in order), the clock, and the intake of sources."""
 
     def __init__(
-        self, control: Control, work: TargetWork, writer: ChainWriter, storage_class: StorageClass | None, pace: Pace
+        self,
+        control: Control,
+        work: TargetWork,
+        writer: ChainWriter,
+        storage: Storage,
+        *,
+        storage_class: StorageClass | None,
+        pace: Pace,
     ) -> None:
         self._control = control
         self._work = work
         self._writer = writer
+        self._storage = storage
         self._found_class = storage_class
         # Where no room is left to try it out, holes are tried all the same: they are what makes room.
         self._storage_class: StorageClass = storage_class or "punch"
@@ -111,7 +122,8 @@ class _Target:
         self._ended = threading.Event()
         # Named by the chain, of which there is one writer: a successor finds the place and replaces what is there.
         name = digest(work.directory.encode()).hex()[:16]
-        self._intake = Intake(writer, Path(work.index_directory) / f"data-{name}" / "target", self._on_fatal, pace)
+        path = Path(work.index_directory) / f"data-{name}" / "target"
+        self._intake = Intake(writer, path, self._on_fatal, pace, lambda text: control.log("warning", text))
 
     def run(self) -> None:
         try:
@@ -190,9 +202,20 @@ class _Target:
         while True:
             message = self._control.receive()
             if isinstance(message, ExpectTask):
-                self._intake.expect(message)
+                self._expect(message)
+            elif isinstance(message, VoidTask):
+                self._intake.void(message.task_id)
             elif message is not None:
                 self._orders.put(message)
+
+    def _expect(self, task: ExpectTask) -> None:
+        try:
+            port = self._intake.expect(task)
+        except VbrError as error:
+            self._control.send(Listening(task.task_id, attempt=task.attempt, error=info_of(error)))
+        else:
+            if port:
+                self._control.send(Listening(task.task_id, port, task.attempt))
 
     def _watch(self) -> None:
         """Once a second: progress, and the repository's reserve."""
@@ -202,7 +225,7 @@ class _Target:
             self._control.send(Progress(stored, 0, totals, {"target": self._intake.busy()}))
             if not self._full:
                 try:
-                    _check_space(self._work, running=True)
+                    _check_space(self._storage, self._work, running=True)
                 except VbrError as error:
                     self._full = True
                     self._intake.refuse_all(error)
@@ -211,12 +234,12 @@ class _Target:
         self._orders.put(error)
 
 
-def _check_space(work: TargetWork, *, running: bool) -> None:
+def _check_space(storage: Storage, work: TargetWork, *, running: bool) -> None:
     """Raise `RepositoryFull` below the reserve, or (for running tasks) below half of it."""
-    space = repository_space(Path(work.repository_path), work.reserve_bytes)
+    space = space_of(storage, work.reserve_bytes)
     if space.below_half_reserve if running else space.below_reserve:
         raise RepositoryFull(
-            f"{work.repository_path} has {space.free_bytes} bytes free; {space.reserve_bytes} are kept in reserve"
+            f"{work.place} has {space.free_bytes} bytes free; {space.reserve_bytes} are kept in reserve"
         )
 
 

@@ -28,7 +28,9 @@ Capability = Literal[
 class PluginInfo(msgspec.Struct, frozen=True):
     """What a plugin says of itself, as data. `config` is a msgspec Struct type: the schema of its settings.
 
-    `secrets` are the settings that are sealed and never shown. `proxy_mode`: see DESIGN section 2.
+    `secrets` are the settings that are sealed and never shown. `proxy_mode`: see DESIGN section 2. `mover_package`: the
+    package that travels to other servers with the mover half ("": the one that holds it); `mover_wheels`: the
+    distributions that it needs there beyond those that every mover has.
     """
 
     plugin_id: str
@@ -37,6 +39,8 @@ class PluginInfo(msgspec.Struct, frozen=True):
     proxy_mode: Literal["on_host", "separate"]
     config: type[msgspec.Struct]
     secrets: tuple[str, ...] = ()
+    mover_package: str = ""
+    mover_wheels: tuple[str, ...] = ()
 
 
 class ManagedHost(msgspec.Struct, frozen=True):
@@ -141,12 +145,13 @@ class SnapshotPlan(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """All disks of a machine at one moment. `configuration` is read by a small task of its own (None: nothing kept).
 
-    It must be readable on the backup server.
+    It must be readable on the backup server; `configuration_on_host` is for a mover on the host, where one runs anyway.
     """
 
     disks: tuple[DiskSource, ...]
     configuration: SourceSpec | None = None
     warnings: tuple[str, ...] = ()
+    configuration_on_host: SourceSpec | None = None
 
 
 class RestoreDisk(msgspec.Struct, frozen=True):

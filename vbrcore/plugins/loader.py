@@ -1,8 +1,10 @@
 """Finds plugins by their entry points. A plugin that does not fit or does not import is a state, never a crash."""
 
 import functools
+import importlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast, get_origin
 
@@ -13,6 +15,10 @@ from vbrcore.plugins.api import API_VERSION, Plugin, PluginInfo
 
 PLUGIN_GROUP = "vbrcore.plugins"
 MOVER_GROUP = "vbrcore.movers"
+# In a bundle on another server: the modules with the mover halves, by plugin, because nothing is installed there.
+MOVERS_FILE = "vbrcore-movers.json"
+
+_EntryPoints = dict[str, tuple[importlib.metadata.EntryPoint, ...]]
 
 
 class PluginEntry(msgspec.Struct, frozen=True):
@@ -54,9 +60,23 @@ def load_module(plugin_id: str) -> ModuleType:
     return cast("ModuleType", _find(plugin_id).module)
 
 
+def mover_module(plugin_id: str) -> str:
+    """Return the name of the module that is a plugin's mover half. Raises `PluginUnknown`, `PluginBroken`."""
+    point, reason = _only(_entry_points(MOVER_GROUP), plugin_id)
+    if point is None:
+        raise PluginBroken(f"the mover half of plugin {plugin_id!r} is broken: {reason}")
+    return point.module
+
+
 def mover_half(plugin_id: str) -> ModuleType:
     """Return the module with `READERS` and `WRITERS`. Raises `PluginUnknown`, `PluginBroken`."""
-    module, reason = _import(_entry_points(MOVER_GROUP), plugin_id)
+    bundled = _bundled_movers()
+    if bundled is None:
+        module, reason = _import(_entry_points(MOVER_GROUP), plugin_id)
+    elif plugin_id in bundled:
+        module, reason = _loaded(lambda: importlib.import_module(bundled[plugin_id]))
+    else:
+        raise PluginUnknown(f"plugin {plugin_id!r} is not in the bundle (there are: {', '.join(sorted(bundled))})")
     if module is None:
         raise PluginBroken(f"the mover half of plugin {plugin_id!r} is broken: {reason}")
     for name in ("READERS", "WRITERS"):
@@ -98,23 +118,40 @@ def _convert(key: str, value: str, wanted: Any) -> Any:
 
 
 @functools.cache
-def _entry_points(group: str) -> dict[str, tuple[importlib.metadata.EntryPoint, ...]]:
+def _entry_points(group: str) -> _EntryPoints:
     found: dict[str, tuple[importlib.metadata.EntryPoint, ...]] = {}
     for point in importlib.metadata.entry_points(group=group):
         found[point.name] = (*found.get(point.name, ()), point)
     return found
 
 
-def _import(
-    points: dict[str, tuple[importlib.metadata.EntryPoint, ...]], plugin_id: str
-) -> tuple[ModuleType | None, str]:
+@functools.cache
+def _bundled_movers() -> dict[str, str] | None:
+    """Return the module names of a bundle, None where this is no bundle."""
+    try:
+        data = (Path(__file__).parents[2] / MOVERS_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    return msgspec.json.decode(data, type=dict[str, str])
+
+
+def _only(points: _EntryPoints, plugin_id: str) -> tuple[importlib.metadata.EntryPoint | None, str]:
     if plugin_id not in points:
         raise PluginUnknown(f"no plugin {plugin_id!r} is installed (there are: {', '.join(sorted(points)) or 'none'})")
     if len(points[plugin_id]) > 1:
         names = sorted(point.dist.name for point in points[plugin_id] if point.dist)
         return None, f"several distributions bring it: {', '.join(names)}"
+    return points[plugin_id][0], ""
+
+
+def _import(points: _EntryPoints, plugin_id: str) -> tuple[ModuleType | None, str]:
+    point, reason = _only(points, plugin_id)
+    return (None, reason) if point is None else _loaded(point.load)
+
+
+def _loaded(load_it: Callable[[], object]) -> tuple[ModuleType | None, str]:
     try:
-        module = points[plugin_id][0].load()
+        module = load_it()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code may fail in any way; the reason is shown
         return None, f"{type(error).__name__}: {error}"
     if not isinstance(module, ModuleType):

@@ -64,9 +64,5 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
 
 def _view(hypervisor: Hypervisor) -> types.HypervisorView:
     return types.HypervisorView(
-        hypervisor_id=hypervisor.hypervisor_id,
-        name=hypervisor.name,
-        plugin=hypervisor.plugin,
-        settings=dict(hypervisor.settings),
-        server=hypervisor.server,
+        hypervisor.hypervisor_id, hypervisor.name, hypervisor.plugin, dict(hypervisor.settings), hypervisor.server
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vbrcore.api import operations, types
 from vbrcore.catalog.processes import is_alive, process_started
-from vbrcore.model.inventory import LOCAL_SERVER
+from vbrcore.model.inventory import LOCAL
 from vbrcore.model.session import Session
 from vbrcore.service.routes import Call, Routes
 
@@ -69,7 +69,7 @@ def _view(
         kind=kind,
         pid=pid,
         parent_pid=parent_pid,
-        server=LOCAL_SERVER,
+        server=LOCAL,
         role="",
         job_id=session.job_id if session else "",
         session_id=session.session_id if session else "",

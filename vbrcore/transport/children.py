@@ -6,19 +6,49 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from vbrcore.model.errors import ProtocolError
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
 from vbrcore.mover.control import frame_of
+from vbrcore.mover.keptlogs import KeptLog, log_name
+from vbrcore.mover.messages import Log
 from vbrcore.transport.frames import pipe_reader, pipe_writer, read_frame
 from vbrcore.transport.messages import StartMover
 
 STDERR_TAIL_BYTES = 8 * 1024
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 _GRACE_S = 2.0  # for what a dead mover's own children may still hold of its stderr
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a transport runs. `bundle`: the directory it was started from; `cache`: beside it, what is kept there.
+
+    Both are empty on the manager's machine, where vbrcore is installed.
+    """
+
+    bundle: str = ""
+    cache: str = ""
+
+    def program(self) -> list[str]:
+        """Return the command line that starts vbrcore's processes as this one was started."""
+        return [sys.executable, *(("-I", "-S", self.bundle) if self.bundle else ("-m", "vbrcore"))]
+
+    @property
+    def log_directory(self) -> Path:
+        return Path(self.cache) / "log"
+
+    def log_for(self, spec: StartMover) -> KeptLog | None:
+        """Return the file in which a mover's last lines are kept; None: its manager is here. Raises OSError."""
+        if not self.cache:
+            return None
+        return KeptLog(self.log_directory / log_name(spec.job_id, spec.session_id, os.getpid(), spec.mover_id))
 
 
 class Child:
@@ -33,6 +63,7 @@ class Child:
         reader: asyncio.StreamReader,
     ) -> None:
         self.spec = spec
+        self.log: KeptLog | None = None
         self.reason = ""
         self._process = process
         self._liveness = Liveness(silence_s)
@@ -47,18 +78,22 @@ class Child:
         self._stderr_task: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, spec: StartMover, timing: Timing) -> Self:
+    async def start(cls, spec: StartMover, timing: Timing, place: Place) -> Self:
         """Start the process. Raises OSError."""
-        command = [sys.executable, "-m", "vbrcore", "mover"]
+        log = place.log_for(spec)
+        command = [*place.program(), "mover"]
         for name in ("role", "job_id", "session_id", "task_id", "disk"):
             command += [f"--{name.replace('_', '-')}", getattr(spec, name)]
         command += ["--parent-pid", str(os.getpid()), "--timing", timing.argument()]
+        if log is not None:
+            command += ["--log", str(log.path)]
         pipe = subprocess.PIPE
         # Blocks for the millisecond of a vfork; asyncio's own form would need a thread per child to see its end.
         process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0)  # noqa: ASYNC220
         child = cls(
             spec, process, timing.silence_s, await pipe_writer(process.stdin), await pipe_reader(process.stdout)
         )
+        child.log = log
         child._stderr_task = asyncio.create_task(child._keep_stderr(await pipe_reader(process.stderr)))
         return child
 
@@ -91,6 +126,13 @@ class Child:
                     yield body
         except ProtocolError as error:
             self.kill(str(error))
+
+    def keep_log(self) -> None:
+        """Nobody was there to be told of its end: leave its last lines, with what it printed, where they lie."""
+        if self.log is not None:
+            words = f"{self.reason or 'its manager was gone when it ended'}: {self.stderr_tail}".rstrip(": \n")
+            self.log.add(msgspec.json.encode(Log(time.time(), "error", words)) + b"\n")
+            self.log.close()
 
     def kill(self, reason: str) -> None:
         """End the mover and what it started, at once. SIGKILL also ends a stopped process."""

@@ -1,13 +1,21 @@
 """Frames of the control stream on asyncio streams; their form is that of `vbrcore.mover.control`."""
 
 import asyncio
+from typing import Protocol
 
 from vbrcore.mover.control import LENGTH_BYTES, frame_length, frame_of
 
 HEARTBEAT = frame_of(b"")
 
 
-async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
+class ByteReader(Protocol):
+    """What frames are read from: an asyncio stream, or what is like one."""
+
+    async def readexactly(self, count: int, /) -> bytes:
+        """Raise `asyncio.IncompleteReadError` at the end of the stream."""
+
+
+async def read_frame(reader: ByteReader) -> bytes | None:
     """Return the next body (empty: a heartbeat), or None at the end of the stream. Raises `ProtocolError`."""
     try:
         header = await reader.readexactly(LENGTH_BYTES)

@@ -6,7 +6,10 @@ import msgspec
 
 from vbrcore.mover.messages import Message
 
-Role = Literal["source", "target", "restore", "copy"]
+PROTOCOL = 1
+PROTOCOLS = (1,)  # what a manager of this version talks to: its own, and the one before once there is one
+
+Role = Literal["source", "target", "restore", "copy", "storage"]
 
 
 # --- manager to transport -------------------------------------------------------------------------
@@ -36,7 +39,35 @@ class Ping(Message, frozen=True):
     """The manager lives."""
 
 
+class Farewell(Message, frozen=True):
+    """The manager has done with all movers: what is left of their logs is not wanted."""
+
+
+class LogTaken(Message, frozen=True):
+    """The manager has kept a log that was left behind."""
+
+    name: str
+
+
 # --- transport to manager -------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """The first message: who this is. `cache_directory`: where things may be kept there ("": this is no bundle)."""
+
+    protocol: int
+    version: str
+    python: str
+    pid: int
+    cores: int
+    cache_directory: str
+
+
+class LeftLog(Message, frozen=True):
+    """The last lines of a mover that was cut off, each a JSON object, found beside the bundle."""
+
+    name: str
+    data: bytes
 
 
 class MoverStarted(Message, frozen=True):
@@ -68,6 +99,7 @@ class ProcessStats(msgspec.Struct, frozen=True):
     disk: str
     cpu_percent: float
     memory_bytes: int
+    log_path: str = ""
 
 
 class Stats(Message, frozen=True):
@@ -75,8 +107,10 @@ class Stats(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    """The transport lives."""
+    """The transport lives, and this is what its clock says (seconds since the epoch)."""
+
+    clock: float
 
 
-ToTransport = StartMover | ToMover | KillMover | Ping
-FromTransport = MoverStarted | FromMover | MoverExited | Stats | Pong
+ToTransport = StartMover | ToMover | KillMover | Ping | Farewell | LogTaken
+FromTransport = Hello | LeftLog | MoverStarted | FromMover | MoverExited | Stats | Pong

@@ -8,21 +8,29 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 import msgspec
 
+from vbrcore import __version__
 from vbrcore.model.errors import ProtocolError, UsageError
 from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing, timing_from
+from vbrcore.mover.keptlogs import forget_log, left_logs
 from vbrcore.mover.process import die_with_parent, parse_options
-from vbrcore.transport.children import Child
+from vbrcore.transport.children import Child, Place
 from vbrcore.transport.frames import pipe_reader, pipe_writer, read_frame, write_frame
 from vbrcore.transport.messages import (
+    PROTOCOL,
+    Farewell,
     FromMover,
     FromTransport,
+    Hello,
     KillMover,
+    LeftLog,
+    LogTaken,
     MoverExited,
     MoverStarted,
     Ping,
@@ -46,13 +54,18 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stdio: bool = True
     parent_pid: str = ""
     timing: str = ""
+    bundle: str = ""
+    cache: str = ""
 
 
 class Server:
     """One transport. `run` serves one manager until it is gone."""
 
-    def __init__(self, timing: Timing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, timing: Timing, place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._timing = timing
+        self._place = place
         self._reader = reader
         self._writer = writer
         self._peer = Liveness(timing.silence_s)
@@ -60,6 +73,7 @@ class Server:
         self._relays: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._encoder = msgspec.msgpack.Encoder()
+        self._farewell = False
 
     async def run(self) -> None:
         """Serve until the peer is gone or silent; then no mover is left."""
@@ -74,8 +88,33 @@ class Server:
             for child in self._children.values():
                 child.kill("its transport ended")
             await asyncio.gather(*duties, *self._relays, return_exceptions=True)
+            for child in self._children.values():
+                self._dismiss(child)
+
+    def _dismiss(self, child: Child) -> None:
+        """Give up a mover that has no manager any more: its log goes with it only where that was meant."""
+        if self._farewell and child.log is not None:
+            child.log.remove()
+        else:
+            child.keep_log()
+
+    async def _greet(self) -> None:
+        await self._send(
+            Hello(
+                protocol=PROTOCOL,
+                version=__version__,
+                python=sys.version.split()[0],
+                pid=os.getpid(),
+                cores=len(os.sched_getaffinity(0)),
+                cache_directory=self._place.cache,
+            )
+        )
+        if self._place.cache:
+            for name, data in left_logs(self._place.log_directory):
+                await self._send(LeftLog(name, data))
 
     async def _serve(self) -> None:
+        await self._greet()
         decoder = msgspec.msgpack.Decoder(ToTransport)
         while (body := await read_frame(self._reader)) is not None:
             self._peer.heard()
@@ -90,7 +129,11 @@ class Server:
     async def _do(self, message: ToTransport) -> None:
         match message:
             case Ping():
-                await self._send(Pong())
+                await self._send(Pong(time.time()))
+            case Farewell():
+                self._farewell = True
+            case LogTaken(name=name):
+                forget_log(self._place.log_directory, name)
             case StartMover():
                 await self._start(message)
             case ToMover() if child := self._children.get(message.mover_id):
@@ -104,7 +147,7 @@ class Server:
         if message.mover_id in self._children:
             raise ProtocolError(f"mover {message.mover_id} was started twice")
         try:
-            child = await Child.start(message, self._timing)
+            child = await Child.start(message, self._timing, self._place)
         except OSError as error:
             await self._send(MoverExited(message.mover_id, -1, reason=f"cannot be started: {error}"))
             return
@@ -125,8 +168,10 @@ class Server:
         async for body in child.messages():
             await self._send(FromMover(mover_id, msgspec.Raw(body)))
         returncode = await child.ended()
-        del self._children[mover_id]
         await self._send(MoverExited(mover_id, returncode, child.stderr_tail, child.reason))
+        del self._children[mover_id]
+        if child.log is not None:
+            child.log.remove()
 
     async def _watch(self) -> None:
         """Return when the peer is cut off; kill movers that are; say to movers that we live."""
@@ -153,7 +198,7 @@ class Server:
         await write_frame(self._writer, self._encoder.encode(message))
 
 
-async def _serve_stdio(timing: Timing) -> None:
+async def _serve_stdio(timing: Timing, place: Place) -> None:
     """Take stdin and stdout as the stream to the manager, moved away from what a stray print could reach."""
     stdin, stdout = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
     null_fd = os.open(os.devnull, os.O_RDONLY)
@@ -162,7 +207,7 @@ async def _serve_stdio(timing: Timing) -> None:
     os.dup2(2, 1)
     writer = await pipe_writer(stdout)
     try:
-        await Server(timing, await pipe_reader(stdin), writer).run()
+        await Server(timing, place, await pipe_reader(stdin), writer).run()
     except (ConnectionError, msgspec.MsgspecError, ProtocolError) as error:
         print(f"transport: {error}", file=sys.stderr)  # noqa: T201 - stderr is what the manager keeps of us
         raise
@@ -182,7 +227,7 @@ def main(argv: Sequence[str]) -> int:
         die_with_parent(int(options.parent_pid))
     with contextlib.suppress(ConnectionError):
         try:
-            asyncio.run(_serve_stdio(timing))
+            asyncio.run(_serve_stdio(timing, Place(options.bundle, options.cache)))
         except (msgspec.MsgspecError, ProtocolError):
             return ProtocolError.exit_code
     return 0

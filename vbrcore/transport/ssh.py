@@ -127,6 +127,10 @@ class SshConnection:
         self.where = where
         self._connection = connection
 
+    @property
+    def gone(self) -> bool:
+        return self._connection.is_closed()
+
     async def start(self, command: str) -> SshProgram:
         """Start a program by a constant text. Raises `ServerUnreachable` when the connection is gone."""
         with self._typed():
@@ -215,6 +219,10 @@ class SshConnection:
             async with asyncio.timeout(CONNECT_S):
                 await self._connection.wait_closed()
                 return
+        self._connection.abort()
+
+    def abort(self) -> None:
+        """End it without a word to the other side."""
         self._connection.abort()
 
     async def __aenter__(self) -> Self:

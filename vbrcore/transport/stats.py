@@ -22,18 +22,21 @@ class StatsSampler:
         import psutil  # noqa: PLC0415
 
         own = self._processes.setdefault(0, psutil.Process())
-        specs = {0: ("transport", "", "")}
+        specs = {0: ("transport", "", "", "")}
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if child.pid not in self._processes:
                     self._processes[child.pid] = psutil.Process(child.pid)
-                specs[child.pid] = (child.spec.role, child.spec.task_id, child.spec.disk)
+                specs[child.pid] = (
+                    *(child.spec.role, child.spec.task_id, child.spec.disk),
+                    str(child.log.path) if child.log is not None else "",
+                )
         self._processes = {pid: process for pid, process in self._processes.items() if pid in specs}
         parent_pid = own.ppid()
         found = []
         for pid, process in self._processes.items():
             with contextlib.suppress(psutil.Error), process.oneshot():
-                role, task_id, disk = specs[pid]
+                role, task_id, disk, log_path = specs[pid]
                 found.append(
                     ProcessStats(
                         pid=process.pid,
@@ -43,6 +46,7 @@ class StatsSampler:
                         disk=disk,
                         cpu_percent=process.cpu_percent(),
                         memory_bytes=process.memory_info().rss,
+                        log_path=log_path,
                     )
                 )
         return tuple(found)

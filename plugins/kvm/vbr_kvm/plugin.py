@@ -21,6 +21,7 @@ class KvmPlugin:
         capabilities=frozenset({"change_tracking", "quiesce", "live", "configuration", "create_machine", "power_on"}),
         proxy_mode="on_host",
         config=KvmSettings,
+        mover_wheels=("asyncssh", "typing_extensions"),
     )
 
     def check(self, settings: msgspec.Struct, *, has_host: bool) -> None:

@@ -73,7 +73,7 @@ class Snapshots:
             sources = self._begin(domain, request, plan, warnings)
         else:
             sources = self._read_in_place(domain, request, plan)
-        return Snapshot(sources, self._ways.configuration(configuration), tuple(warnings))
+        return Snapshot(sources, self._ways.configuration(configuration), tuple(warnings), configuration)
 
     def _read_in_place(self, domain: Any, request: SnapshotRequest, plan: Plan) -> tuple[DiskSource, ...]:
         """An older checkpoint stays the change id: what changed since then includes what changed since this point."""

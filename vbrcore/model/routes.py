@@ -1,0 +1,40 @@
+"""Which way the data of a task goes from the source mover's server to the target mover's."""
+
+from typing import Literal
+
+import msgspec
+
+from vbrcore.model.errors import NoRoute
+from vbrcore.model.inventory import DATA_PORTS, Server
+
+Way = Literal["socket", "target_listens", "source_listens"]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """How the two movers of a task meet.
+
+    `socket`: both are on one server. Else the listening one does so at `address`, on a port of `ports`; `dialler` is
+    the data address of the server that dials. `address` is "" where the listening server is this machine and nobody
+    said how others dial it: it is then the address from which this machine reaches `dialler`.
+    """
+
+    way: Way
+    address: str = ""
+    ports: tuple[int, int] = DATA_PORTS
+    dialler: str = ""
+    listener_name: str = ""
+
+
+def data_route(source: Server, target: Server) -> Route:
+    """Return the way between two servers. The target listens wherever it can be dialled. Raises `NoRoute`."""
+    if source.name == target.name:
+        return Route("socket")
+    if not target.dials_only:
+        return _listening("target_listens", target, source)
+    if not source.dials_only:
+        return _listening("source_listens", source, target)
+    raise NoRoute(f"no data can go from {source.name} to {target.name}: both only dial, so neither can listen")
+
+
+def _listening(way: Way, listener: Server, dialler: Server) -> Route:
+    return Route(way, listener.data_address, listener.ports, dialler.data_address, listener.name)

@@ -1,0 +1,52 @@
+"""How the two movers of an attempt get their connection, as their endpoints say."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vbrcore.model.errors import MoverLost, ProtocolError
+from vbrcore.mover.messages import Endpoint
+from vbrcore.mover.sockets import connect_to
+
+if TYPE_CHECKING:
+    from vbrcore.mover.tls import TlsConnection
+
+Announce = Callable[[int], None]
+
+
+def meet(endpoint: Endpoint, announce: Announce | None = None) -> "socket.socket | TlsConnection":
+    """Return the connection to the other mover. Where this one listens, `announce` is called with the port.
+
+    Raises `MoverLost` when nobody is there, `PeerRefused` when it is somebody else, `NoFreePort`, `NoDataAddress`.
+    """
+    if endpoint.proof is None:
+        try:
+            return connect_to(Path(endpoint.path))
+        except OSError as error:
+            raise MoverLost(f"the target mover does not listen: {error}") from error
+    if not endpoint.listens:
+        return dialled(endpoint)
+    if announce is None:
+        raise ProtocolError("this mover cannot listen")
+    from vbrcore.mover.door import wait_for  # noqa: PLC0415 - on one server no mover needs TLS
+
+    return wait_for(endpoint, endpoint.proof, announce)
+
+
+def dialled(endpoint: Endpoint) -> "TlsConnection":
+    """Dial the other mover and see that it is the right one. Raises `MoverLost`, `PeerRefused`."""
+    from vbrcore.mover import tcp, tls  # noqa: PLC0415 - on one server no mover needs TLS
+
+    if endpoint.proof is None:
+        raise ProtocolError("this endpoint has nothing to prove oneself with")
+    try:
+        connection = tcp.dial(endpoint.host, endpoint.ports[0])
+    except OSError as error:
+        place = f"{endpoint.host} port {endpoint.ports[0]}"
+        raise MoverLost(f"the other mover cannot be reached at {place}: {error}") from error
+    try:
+        return tls.opened(connection, endpoint.proof, server=False)
+    except BaseException:
+        connection.close()
+        raise
