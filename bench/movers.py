@@ -23,6 +23,7 @@ import msgspec
 from bench.harness import MIB
 from vbrcore.model.errors import error_from
 from vbrcore.model.job import Compression
+from vbrcore.model.place import Place
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.mover import messages as m
 from vbrcore.plugins.api import SinkSpec, SourceSpec
@@ -66,7 +67,7 @@ class Line:
         self.target = await self._client.start_mover("target", _JOB_ID, self._session_id, "", "")
         await self.target.send(
             m.TargetWork(
-                repository_path=str(self.repository),
+                place=Place(str(self.repository)),
                 repository_id=self.repository_id,
                 reserve_bytes=0,
                 directory=_DIRECTORY,
@@ -109,7 +110,7 @@ class Line:
         endpoint = m.Endpoint(self._ready.path, os.urandom(32))
         await self._to_target(m.ExpectTask(task_id, 1, endpoint))
         mover = await self._client.start_mover("copy", _JOB_ID, self._session_id, task_id, "disk")
-        where = (str(source.repository), source.repository_id, _DIRECTORY, point.point_id)
+        where = (Place(str(source.repository)), source.repository_id, _DIRECTORY, point.point_id)
         await mover.send(m.CopyWork(task_id, *where, endpoint, disk_number=0))
         return mover
 
@@ -144,7 +145,7 @@ class Line:
         """Restore the point's first disk to a new raw file."""
         mover = await self._client.start_mover("restore", _JOB_ID, self._session_id, "restore", output.name)
         sink = SinkSpec("images", "image", point.disks[0].size_bytes, {"path": str(output), "format": "raw"})
-        where = (str(self.repository), self.repository_id, _DIRECTORY, point.point_id)
+        where = (Place(str(self.repository)), self.repository_id, _DIRECTORY, point.point_id)
         await mover.send(m.RestoreWork("restore", *where, point.disks[0].disk_id, sink))
         await expect(mover, m.RestoreDone)
         await expect(mover, m.Ended)

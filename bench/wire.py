@@ -1,10 +1,10 @@
 """What a data connection costs: a Unix socket, plain TCP over loopback and TLS 1.3 over loopback, taken in turn.
 
-    .venv/bin/python bench/wire.py [--size 1G] [--rounds 5] [--json]
+    .venv/bin/python bench/wire.py [--size 1G] [--rounds 5] [--json FILE]
 
 One process sends BLOCK frames of 1 MiB, another receives them, as movers do. Per way: MiB/s, and the CPU seconds of
 both sides per GiB. `ratio` is taken within a round, against the Unix socket. Plain TCP is a measure only: movers never
-use it. The last line with --json is one object.
+use it. `--json -` prints one object.
 """
 
 import argparse
@@ -138,12 +138,15 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", type=parse_size, default=GIB)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="write one object there (-: to standard output)")
     options = parser.parse_args(argv)
     found = measure(options.size, options.rounds)
-    if options.json:
-        sys.stdout.write(msgspec.json.encode({"size_bytes": options.size, "ways": found}).decode() + "\n")
+    text = msgspec.json.encode({"size_bytes": options.size, "ways": found}).decode() + "\n"
+    if options.json == "-":
+        sys.stdout.write(text)
     else:
+        if options.json:
+            Path(options.json).write_text(text, encoding="ascii")
         rows = [[way, span(f.mib_s, 0), span(f.cpu_s_per_gib, 2), span(f.ratio, 2)] for way, f in found.items()]
         sys.stdout.write(table(["way", "MiB/s", "CPU s/GiB", "to unix"], rows) + "\n")
     return 0

@@ -22,6 +22,7 @@ from vbrcore.chain.mark import mark
 from vbrcore.chain.pins import Pinned, read_pins
 from vbrcore.model.errors import BlocksMissing, ProtocolError
 from vbrcore.model.foreign import UNDECODABLE
+from vbrcore.model.place import Place
 from vbrcore.mover import control, frames, messages
 from vbrcore.storage.repository import IDENTITY_NAME, read_identity
 from vbrcore.testing import chain_kit as kit
@@ -118,15 +119,20 @@ def _messages() -> tuple[tuple[bytes, Any], ...]:
     slots = chain_of("encrypted").key_slots
     encode = msgspec.msgpack.encode
     to_mover = (
-        messages.TargetWork("/r", "r1", None, "job", "j1", "nightly", "s1", 1.0, 1 << 20, "/i"),
+        messages.TargetWork(Place("/r"), "r1", None, "job", "j1", "nightly", "s1", 1.0, 1 << 20, "/i"),
         messages.UseKeySlots(slots),
+        messages.ExpectTask(
+            "t", 1, messages.Endpoint("", bytes(32), "::1", (1, 2), True, messages.Proof(b"c", b"k", b"p"))
+        ),
+        messages.SetRate(1000),
         messages.CommitPoint(point),
-        messages.RestoreWork("t", "/r", "r1", "job", point.point_id, "d0"),
+        messages.RestoreWork("t", Place("/r"), "r1", "job", point.point_id, "d0"),
         messages.UseKey(messages.ChainSecret(bytes(16), bytes(32))),
     )
     from_mover = (
         messages.ChainPoints((point,)),
         messages.Ready("/s", (bytes(32),)),
+        messages.Listening("t", 46200, 1),
         messages.Log(1.0, "info", "x"),
         messages.KeyWanted(bytes(16), slots),
     )

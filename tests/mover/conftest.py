@@ -17,6 +17,7 @@ import pytest
 from vbrcore.chain.writer import ChainWriter
 from vbrcore.manager.routes import endpoints
 from vbrcore.model.errors import error_from
+from vbrcore.model.place import Place
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.routes import Route, Way
 from vbrcore.mover import messages as m
@@ -56,7 +57,7 @@ class Line:
             self.started = True
         self.session_id = str(uuid.uuid4())
         work = m.TargetWork(
-            repository_path=str(self.repository),
+            place=Place(str(self.repository)),
             repository_id=self.repository_id,
             reserve_bytes=0,
             directory="job",
@@ -157,7 +158,7 @@ class Line:
         mover = await self.client.start_mover("restore", "job", "restore", "restore", f"disk{disk}")
         if isinstance(sink, Path):
             sink = SinkSpec("testhalf", "file", point.disks[disk].size_bytes, {"path": str(sink)})
-        where = (str(self.repository), self.repository_id, "job", point.point_id)
+        where = (Place(str(self.repository)), self.repository_id, "job", point.point_id)
         await mover.send(m.RestoreWork("restore", *where, f"disk{disk}", sink, deep))
         done = await expect(mover, m.RestoreDone)
         await expect(mover, m.Ended)

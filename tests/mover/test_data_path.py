@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vbrcore.model.errors import SourceReadFailed
+from vbrcore.model.place import Place
 
 MIB = 1024 * 1024
 
@@ -229,7 +230,7 @@ def test_configuration(on_line: Any, tmp_path: Path, size_bytes: int) -> None:
         point = (await line.commit(done, configuration=kept.root)).point
         await line.seal()
         mover = await line.client.start_mover("restore", "job", "s", "t", "")
-        await mover.send(m.ReadConfiguration(str(line.repository), line.repository_id, "job", point.point_id))
+        await mover.send(m.ReadConfiguration(Place(str(line.repository)), line.repository_id, "job", point.point_id))
         parts = []
         while isinstance(message := await mover.receive(), m.Configuration):
             parts.append(message.data)

@@ -19,6 +19,7 @@ from vbrcore.model.errors import (
     SourceReadFailed,
     error_from,
 )
+from vbrcore.model.place import Place
 from vbrcore.mover import messages as m
 from vbrcore.plugins.api import SinkSpec
 
@@ -251,7 +252,7 @@ def test_restore_to_a_stream(on_line: Any, tmp_path: Path, tell: Any) -> None:
             listener.bind(str(path))
             listener.listen()
             mover = await line.client.start_mover("restore", "job", "s", "t", "d")
-            where = (str(line.repository), line.repository_id, "job", point.point_id)
+            where = (Place(str(line.repository)), line.repository_id, "job", point.point_id)
             await mover.send(m.RestoreWork("t", *where, "disk0", sink))
             connection, _ = await asyncio.to_thread(listener.accept)
             connection.recv(100_000)

@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vbrcore.api import operations as ops
 from vbrcore.api import types as t
 from vbrcore.api.client import Client
+from vbrcore.api.servers import ServerAdd, ServerView
 from vbrcore.balancer.decide import Capacities, decide
 from vbrcore.balancer.demand import CLASS_REGULAR, Demand, Unit
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.catalog.processes import process_started
 from vbrcore.model.session import Session, Totals
+from vbrcore.testing.sshd import Sshd
 
 PATIENCE_S = 30.0
 
@@ -86,3 +89,25 @@ def holder(catalog: Catalog) -> Iterator[Holder]:
     held = Holder(catalog)
     yield held
     held.end()
+
+
+@pytest.fixture
+def sshd(home: Path) -> Iterator[Sshd]:
+    """A real sshd on loopback: what a managed server is reached by."""
+    with Sshd(home / "sshd") as running:
+        yield running
+
+
+@pytest.fixture
+def add_server(client: Client, sshd: Sshd) -> Callable[..., ServerView]:
+    """`add_server(name, **settings)`: add this machine once more, over SSH; a proxy unless something else is said."""
+
+    def add(name: str, **settings: object) -> ServerView:
+        given = {"roles": ("proxy",), "slots": 2, "site": "", **settings}
+        secret = sshd.secrets["identity"].reveal()
+        request = ServerAdd(
+            name, "127.0.0.1", sshd.user, sshd.host_key, port=sshd.port, login="identity", secret=secret
+        )
+        return client.call(ops.SERVER_ADD, msgspec.structs.replace(request, **given))
+
+    return add

@@ -10,6 +10,7 @@ import pytest
 from vbrcore.api import operations as ops
 from vbrcore.api import types as t
 from vbrcore.api.client import Client
+from vbrcore.api.jobs import JobEdit
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import (
     AlreadyExists,
@@ -61,8 +62,14 @@ def test_a_new_deployment_has_a_proxy_and_a_repository(client: Client, home: Pat
 
 
 def test_hypervisors_are_checked_against_their_plugin(client: Client, tmp_path: Path) -> None:
-    def add(name: str = "lab", plugin: str = "images", **values: dict[str, str]) -> t.HypervisorView:
-        return client.call(ops.HYPERVISOR_ADD, t.HypervisorAdd(name, plugin, **values))
+    def add(
+        name: str = "lab",
+        plugin: str = "images",
+        settings: dict[str, str] | None = None,
+        secrets: dict[str, str] | None = None,
+        server: str = "local",
+    ) -> t.HypervisorView:
+        return client.call(ops.HYPERVISOR_ADD, t.HypervisorAdd(name, plugin, settings or {}, secrets or {}, server))
 
     for settings in ({}, {"paht": "/x"}):
         with pytest.raises(InvalidValue):
@@ -74,7 +81,10 @@ def test_hypervisors_are_checked_against_their_plugin(client: Client, tmp_path: 
             add(name=name, settings={"path": str(tmp_path)})
     with pytest.raises(InvalidValue, match="secret"):
         add(settings={"path": str(tmp_path)}, secrets={"password": "x"})
+    with pytest.raises(NotFound, match="no server far"):
+        add(settings={"path": str(tmp_path)}, server="far")
     view = add(settings={"path": str(tmp_path)})
+    assert view.server == "local"
     assert client.call(ops.HYPERVISOR_SHOW, t.ByName("lab")) == view
     with pytest.raises(AlreadyExists):
         add(settings={"path": str(tmp_path)})
@@ -129,6 +139,22 @@ def test_jobs_are_checked_when_they_are_saved(client: Client, job: t.JobView) ->
         create(name="nightly")
     assert client.call(ops.JOB_LIST, NOTHING) == (job,)
     assert (job.last_result, job.next_run, job.running) == (None, None, None)
+
+
+def test_a_job_names_its_proxies_and_says_before_whom_it_runs(client: Client, job: t.JobView) -> None:
+    assert (job.proxies, job.wait_for_best, job.priority) == ((), False, "regular")
+    edit = JobEdit(job.name, priority="high", proxies=("local", "local"), wait_for_best=True)
+    view = client.call(ops.JOB_EDIT, edit)
+    assert (view.proxies, view.wait_for_best, view.priority) == (("local",), True, "high")
+    assert client.call(ops.JOB_EDIT, JobEdit(job.name, wait_for_best=False)).proxies == ("local",)
+    with pytest.raises(NotFound, match="no server far"):
+        client.call(ops.JOB_EDIT, JobEdit(job.name, proxies=("far",)))
+    with pytest.raises(InvalidValue, match="nothing"):
+        client.call(ops.JOB_EDIT, JobEdit(job.name))
+    client.call(ops.JOB_EDIT, JobEdit(job.name, priority="regular", proxies=()))
+    copy = t.JobCreate("c", "", "default", ("*",), from_repository="backup", proxies=("local",))
+    with pytest.raises(InvalidValue, match="copy"):
+        client.call(ops.JOB_CREATE, copy)
 
 
 def test_schedules_say_when_and_warn_without_an_installed_service(client: Client, job: t.JobView) -> None:

@@ -13,14 +13,15 @@ from vbrcore.model.errors import (
     RepositoryNotMounted,
     RepositoryReadOnly,
 )
+from vbrcore.storage.local import LocalStorage
 from vbrcore.storage.repository import (
     GIB,
     IDENTITY_NAME,
     Space,
     create_repository,
     open_repository,
-    repository_space,
     reserve_of,
+    space_of,
 )
 
 
@@ -85,8 +86,8 @@ def test_reserve(size_gib: int, reserve_gib: int) -> None:
 
 
 def test_space_levels(tmp_path: Path) -> None:
-    assert repository_space(tmp_path, 123).reserve_bytes == 123
-    assert repository_space(tmp_path).size_bytes > 0
+    assert space_of(LocalStorage(tmp_path), 123).reserve_bytes == 123
+    assert space_of(LocalStorage(tmp_path)).size_bytes > 0
     assert not Space(100, 10, 10).below_reserve
     assert Space(100, 9, 10).below_reserve
     assert not Space(100, 5, 10).below_half_reserve

@@ -28,7 +28,7 @@ PAGE = 4096
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_storage_is_looked_at(name: str) -> None:
     if name not in KNOWN:
-        pytest.skip(f"{name}: this kernel has no {KINDS[name].file_system} and no module of it: not looked at")
+        pytest.skip(f"{name}: this kernel has no {KINDS[name].file_system}, or there is no smbd: not looked at")
 
 
 def write(storage: Storage, name: str, data: bytes) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vbrcore.model.place import Place
 from vbrcore.model.times import Timing
 from vbrcore.mover.messages import TargetWork
 from vbrcore.storage.repository import create_repository
@@ -27,7 +28,7 @@ def target_work(tmp_path: Path) -> TargetWork:
     repository_id = str(uuid.uuid4())
     create_repository(tmp_path / "repository", repository_id)
     return TargetWork(
-        repository_path=str(tmp_path / "repository"),
+        place=Place(str(tmp_path / "repository")),
         repository_id=repository_id,
         reserve_bytes=0,
         directory="job",

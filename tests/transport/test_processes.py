@@ -203,7 +203,7 @@ def test_a_mover_that_was_stopped_with_its_transport_writes_nothing(
             assert gone(first.pid)
 
     def snapshot() -> dict[str, bytes]:
-        root = Path(target_work.repository_path)
+        root = Path(target_work.place.path)
         return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
     asyncio.run(story())

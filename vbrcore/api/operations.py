@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from vbrcore.api import balance
+from vbrcore.api import balance, jobs, servers
 from vbrcore.api import types as t
 
 Req = TypeVar("Req", bound=msgspec.Struct)
@@ -39,7 +39,14 @@ REPOSITORY_IMPORT = Operation("repository_import", "POST", "/v1/repository/impor
 REPOSITORY_RESCAN = Operation("repository_rescan", "POST", "/v1/repository/rescan", t.RepositoryRescan, t.RescanView)
 REPOSITORY_REMOVE = Operation("repository_remove", "DELETE", "/v1/repository", t.Remove, t.Nothing)
 
-SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[t.ServerView, ...])
+SERVER_PROBE = Operation("server_probe", "GET", "/v1/server/probe", servers.HostKeyProbe, servers.HostKeyView)
+SERVER_ADD = Operation("server_add", "POST", "/v1/servers", servers.ServerAdd, servers.ServerView)
+SERVER_LIST = Operation("server_list", "GET", "/v1/servers", t.Nothing, tuple[servers.ServerView, ...])
+SERVER_SHOW = Operation("server_show", "GET", "/v1/server", t.ByName, servers.ServerView)
+SERVER_CHECK = Operation("server_check", "POST", "/v1/server/check", t.ByName, servers.ServerView)
+SERVER_EDIT = Operation("server_edit", "POST", "/v1/server", servers.ServerEdit, servers.ServerView)
+SERVER_REMOVE = Operation("server_remove", "DELETE", "/v1/server", t.Remove, t.Nothing)
+
 PLUGIN_LIST = Operation("plugin_list", "GET", "/v1/plugins", t.Nothing, tuple[t.PluginView, ...])
 
 NETWORK_RULE = Operation("network_rule", "POST", "/v1/network", t.NetworkRuleSet, t.NetworkRuleView)
@@ -53,7 +60,10 @@ CREDENTIAL_REMOVE = Operation("credential_remove", "DELETE", "/v1/credential", t
 JOB_CREATE = Operation("job_create", "POST", "/v1/jobs", t.JobCreate, t.JobView)
 JOB_LIST = Operation("job_list", "GET", "/v1/jobs", t.Nothing, tuple[t.JobView, ...])
 JOB_SHOW = Operation("job_show", "GET", "/v1/job", t.ByName, t.JobView)
-JOB_RUN = Operation("job_run", "POST", "/v1/job/run", t.ByName, t.SessionStarted)
+JOB_RUN: Operation[t.ByName, t.SessionStarted] = Operation(
+    "job_run", "POST", "/v1/job/run", jobs.JobRun, t.SessionStarted
+)
+JOB_EDIT = Operation("job_edit", "POST", "/v1/job", jobs.JobEdit, t.JobView)
 JOB_FULL = Operation("job_full", "POST", "/v1/job/full", t.JobFull, t.SessionStarted)
 JOB_STOP = Operation("job_stop", "POST", "/v1/job/stop", t.JobStop, t.Nothing)
 JOB_SCHEDULE = Operation("job_schedule", "POST", "/v1/job/schedule", t.JobSchedule, t.JobView)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
+from vbrcore.model.inventory import LOCAL
 from vbrcore.model.job import Compression, Fulls, HealthSchedule, Priority, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
@@ -14,23 +15,36 @@ class Nothing(msgspec.Struct, frozen=True):
     """No fields."""
 
 
+class ByName(msgspec.Struct, frozen=True):
+    """A name or an id."""
+
+    name: str
+
+
 # --- inventory --------------------------------------------------------------------------------------
 
 
 class HypervisorAdd(msgspec.Struct, frozen=True):
-    """`secrets`: settings that the plugin seals. Paths are absolute (the client makes them so)."""
+    """`secrets`: settings that the plugin seals. Paths are absolute (the client makes them so).
+
+    `server`: the managed server that is its host, where movers are to run on it.
+    """
 
     name: str
     plugin: str
     settings: dict[str, str] = {}
     secrets: dict[str, str] = {}
+    server: str = LOCAL
 
 
 class HypervisorView(msgspec.Struct, frozen=True):
+    """`server`: the managed server that is its host."""
+
     hypervisor_id: str
     name: str
     plugin: str
     settings: dict[str, str]
+    server: str = LOCAL
 
 
 class KeyFiles(msgspec.Struct, frozen=True):
@@ -47,12 +61,24 @@ class KeyFiles(msgspec.Struct, frozen=True):
 
 
 class RepositoryAdd(msgspec.Struct, frozen=True):
+    """A directory (`path`) of a server, or an SMB share (`smb`: //host/share/directory) that `credential` opens.
+
+    `gateways`: names of the servers that may open a share (empty: the one that serves it best). `site`: where it stands
+    ("": where its server does).
+    """
+
     name: str
-    path: str
+    path: str = ""
     slots: int | None = None
     reserve_bytes: int | None = None
     key: KeyFiles | None = None
     rate_limit_bytes_s: int = 0
+    proxy_affinity: tuple[str, ...] = ()
+    server: str = "local"
+    smb: str = ""
+    credential: str = ""
+    gateways: tuple[str, ...] = ()
+    site: str = ""
 
 
 class RepositoryPassphrase(msgspec.Struct, frozen=True):
@@ -61,10 +87,14 @@ class RepositoryPassphrase(msgspec.Struct, frozen=True):
 
 
 class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "class"}):
-    """`state`: ok, not_mounted, read_only, below_reserve; `reason` says more.
+    """`state`: ok, not_mounted, away, read_only, below_reserve; `reason` says more.
 
     `class`: how space comes back: clone, punch or copy ("": not found out yet). `live_bytes`: what kept points need, as
     far as it was looked for; what was not counts whole. `rate_limit_bytes_s` 0: no limit.
+
+    `kind`: directory, or smb: then `path` is the share, `credential` names who opens it, `gateways` the servers that
+    may (empty: the one that serves it best), and `server` the one through which the service sees it ("": none yet).
+    `proxy_affinity`: servers that come first among equals to read disks for it.
     """
 
     repository_id: str
@@ -84,6 +114,11 @@ class RepositoryView(msgspec.Struct, frozen=True, rename={"storage_class": "clas
     encrypted: bool = False
     storage_class: str = ""
     rate_limit_bytes_s: int = 0
+    proxy_affinity: tuple[str, ...] = ()
+    kind: str = "directory"
+    site: str = ""
+    credential: str = ""
+    gateways: tuple[str, ...] = ()
 
 
 class RepositoryImport(msgspec.Struct, frozen=True):
@@ -152,17 +187,6 @@ class Remove(msgspec.Struct, frozen=True):
     name: str
     with_backups: bool = False
     confirm: str = ""
-
-
-class ServerView(msgspec.Struct, frozen=True):
-    server_id: str
-    name: str
-    roles: tuple[str, ...]
-    site: str
-    proxy_slots: int
-    proxy_slots_used: int
-    host_budget: int
-    host_budget_used: int
 
 
 class NetworkRuleSet(msgspec.Struct, frozen=True):
@@ -241,6 +265,9 @@ class JobCreate(msgspec.Struct, frozen=True):
     fulls: Fulls = Fulls()
     from_repository: str = ""
     map_chain: str = ""
+    priority: Priority = "regular"
+    proxies: tuple[str, ...] = ()
+    wait_for_best: bool = False
 
 
 class JobFull(msgspec.Struct, frozen=True):
@@ -356,6 +383,8 @@ class JobView(msgspec.Struct, frozen=True):
     from_repository: str = ""
     health: HealthSchedule = HealthSchedule()
     directory: str = ""
+    proxies: tuple[str, ...] = ()
+    wait_for_best: bool = False
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
@@ -378,12 +407,6 @@ class JobMap(msgspec.Struct, frozen=True):
 
     name: str
     directory: str
-
-
-class ByName(msgspec.Struct, frozen=True):
-    """A name or an id."""
-
-    name: str
 
 
 class JobStop(msgspec.Struct, frozen=True):

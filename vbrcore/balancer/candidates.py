@@ -20,6 +20,7 @@ class Proxy(msgspec.Struct, frozen=True):
     is_proxy: bool = True
     slots: int = 1
     modes: tuple[str, ...] = ()
+    has_route: bool = True  # its data can go to the repository's server
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -113,6 +114,8 @@ def _exclusion(proxy: Proxy, wishes: Wishes) -> str:
         return "no_proxy_role"
     if proxy.slots < 1:
         return "no_slots"
+    if not proxy.has_route:
+        return "no_route"
     return "" if any(mode in wishes.modes for mode in proxy.modes) else "no_transport_mode"
 
 

@@ -38,6 +38,7 @@ EXCLUDED = {
     "no_proxy_role": "the server is no proxy",
     "no_slots": "the proxy has no slots",
     "no_transport_mode": "no transport mode reaches the machine's disks from there",
+    "no_route": "the proxy and the repository's server only dial, so their data has no way",
     "failed_before": "the attempt before failed there",
 }
 # Why a gateway was taken, where no step decided.

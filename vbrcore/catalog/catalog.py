@@ -11,6 +11,7 @@ from vbrcore.catalog.audit import AuditRows
 from vbrcore.catalog.chains import ChainRows
 from vbrcore.catalog.clock import ClockRows
 from vbrcore.catalog.database import Database
+from vbrcore.catalog.gateways import GatewayRows
 from vbrcore.catalog.inventory import InventoryRows
 from vbrcore.catalog.jobs import JobRows
 from vbrcore.catalog.journal import JournalRow, JournalRows
@@ -39,6 +40,7 @@ class Catalog(
     LeaseRows,
     PointRows,
     ChainRows,
+    GatewayRows,
     ClockRows,
     AuditRows,
 ):

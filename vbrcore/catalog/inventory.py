@@ -10,15 +10,15 @@ from vbrcore.catalog.base import Rows
 from vbrcore.catalog.rows import RowType
 from vbrcore.model.errors import AlreadyExists, InUse, NotFound
 from vbrcore.model.inventory import Credential, Hypervisor, Repository, Server
+from vbrcore.model.place import PASSWORD, Place, share_of
 from vbrcore.secrets.secret import Secret
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _HYPERVISORS = RowType("hypervisors", Hypervisor, "hypervisor_id", nested=("settings", "secret_names"))
 _SERVERS = RowType("servers", Server, "server_id", nested=("roles", "ssh", "ports"))
-_REPOSITORIES = RowType("repositories", Repository, "repository_id", nested=("proxy_affinity",))
+_REPOSITORIES = RowType("repositories", Repository, "repository_id", nested=("proxy_affinity", "gateways"))
 _CREDENTIALS = RowType("credentials", Credential, "credential_id")
-_PASSWORD = "password"  # noqa: S105 - the name of a column's value, not a password
 
 
 class InventoryRows(Rows):
@@ -93,31 +93,42 @@ class InventoryRows(Rows):
     def repositories(self) -> tuple[Repository, ...]:
         return self._all(_REPOSITORIES, "name")
 
+    def place(self, repository: Repository) -> Place:
+        """Return where a repository lies, with what opens it: only for the mover that does."""
+        if not repository.is_share:
+            return Place(repository.path)
+        credential = self._get(_CREDENTIALS, repository.credential_id, "credential")
+        secrets = {PASSWORD: self.credential_password(credential).reveal()}
+        return Place(share=share_of(repository.path), username=credential.username, secrets=secrets)
+
     def update_repository(self, repository_id: str, **changes: object) -> None:
         """Change fields of a repository, named as in `Repository`."""
         self._update(_REPOSITORIES, repository_id, "repository", changes)
 
     def remove_repository(self, repository_id: str) -> None:
         """Forget a repository and the points known of it; its files stay. Raises `InUse` while a job uses it."""
-        self._remove(_REPOSITORIES, repository_id, "repository", ("jobs",), ("points", "chains"))
+        self._remove(
+            _REPOSITORIES, repository_id, "repository", ("jobs",), ("points", "chains", "gateways", "chain_gateways")
+        )
 
     # --- credentials ----------------------------------------------------------------------------
 
     def add_credential(self, credential: Credential, password: Secret) -> None:
         what = f"credential {credential.name}"
-        self._insert(_CREDENTIALS, credential, what, credential.credential_id, {_PASSWORD: password})
+        self._insert(_CREDENTIALS, credential, what, credential.credential_id, {PASSWORD: password})
 
     def credential_by_name(self, name: str) -> Credential:
         return self._get(_CREDENTIALS, name, "credential", "name")
 
     def credential_password(self, credential: Credential) -> Secret:
-        return self._secrets(credential.credential_id)[_PASSWORD]
+        return self._secrets(credential.credential_id)[PASSWORD]
 
     def credentials(self) -> tuple[Credential, ...]:
         return self._all(_CREDENTIALS, "name")
 
     def remove_credential(self, credential_id: str) -> None:
-        self._remove(_CREDENTIALS, credential_id, "credential", ())
+        """Raise `InUse` while a share is opened with it."""
+        self._remove(_CREDENTIALS, credential_id, "credential", ("repositories",))
 
     # --- shared ---------------------------------------------------------------------------------
 

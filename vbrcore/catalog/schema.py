@@ -278,6 +278,8 @@ def _add_servers(tables: "sqlite_utils.Database") -> None:
         ("servers", "dials_only", "INTEGER NOT NULL DEFAULT 0"),
         ("repositories", "site", "TEXT NOT NULL DEFAULT ''"),
         ("repositories", "proxy_affinity", "TEXT NOT NULL DEFAULT '[]'"),
+        ("repositories", "credential_id", "TEXT NOT NULL DEFAULT ''"),
+        ("repositories", "gateways", "TEXT NOT NULL DEFAULT '[]'"),
         ("jobs", "proxies", "TEXT NOT NULL DEFAULT '[]'"),
         ("jobs", "wait_for_best", "INTEGER NOT NULL DEFAULT 0"),
         ("tasks", "mode", "TEXT NOT NULL DEFAULT ''"),
@@ -302,6 +304,20 @@ def _add_servers(tables: "sqlite_utils.Database") -> None:
         "network_shares",
         {"task_id": str, "site_a": str, "site_b": str, "bytes_s": int, "expires": float},
         key="task_id",
+    )
+    # Shares: how gateways fared there when it was last tried, and which one served a chain last.
+    _table(
+        tables,
+        "gateways",
+        {"repository_id": str, "server": str, "connect_s": float, "away": str, "checked": float},
+        key=("repository_id", "server"),
+        optional=("connect_s",),
+    )
+    _table(
+        tables,
+        "chain_gateways",
+        {"repository_id": str, "directory": str, "server": str},
+        key=("repository_id", "directory"),
     )
 
 

@@ -23,14 +23,16 @@ class _Lazy:
 
 
 if TYPE_CHECKING:
-    from vbrcore.api import balance, operations, types
+    from vbrcore.api import balance, jobs, operations, servers, types
     from vbrcore.model import errors, job, retention
 else:
     errors = _Lazy("vbrcore.model.errors")
     job = _Lazy("vbrcore.model.job")
     retention = _Lazy("vbrcore.model.retention")
     balance = _Lazy("vbrcore.api.balance")
+    jobs = _Lazy("vbrcore.api.jobs")
+    servers = _Lazy("vbrcore.api.servers")
     types = _Lazy("vbrcore.api.types")
     operations = _Lazy("vbrcore.api.operations")
 
-__all__ = ["balance", "errors", "job", "operations", "retention", "types"]
+__all__ = ["balance", "errors", "job", "jobs", "operations", "retention", "servers", "types"]

@@ -26,6 +26,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         "add a hypervisor to the inventory",
         "hypervisor add lab --plugin images --set path=/srv/machines",
         "hypervisor add kvm --plugin kvm --set uri=qemu:///system",
+        "hypervisor add kvm1 --plugin kvm --set uri=qemu+ssh://root@host/system --server host",
     )
     add.add_argument("name", metavar="NAME")
     add.add_argument("--plugin", required=True, metavar="ID", help="what speaks to it; see 'plugins list'")
@@ -39,6 +40,9 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         metavar="KEY=FILE",
         dest="secrets",
         help="a secret setting, read from a file and sealed",
+    )
+    add.add_argument(
+        "--server", metavar="NAME", default="local", help="the managed server that is its host (this machine: local)"
     )
     parser.verb(verbs, "list", _list, "list hypervisors", "hypervisor list --json")
     show = parser.verb(verbs, "show", _show, "show a hypervisor and its settings", "hypervisor show lab")
@@ -54,6 +58,7 @@ def _add(args: argparse.Namespace) -> int:
         plugin=args.plugin,
         settings=paths.with_absolute_paths(values.pairs(args.settings, "--set")),
         secrets={key: paths.secret_file(path) for key, path in secrets.items()},
+        server=args.server,
     )
     view = call(args, operations.HYPERVISOR_ADD, request)
     if args.json:
@@ -68,7 +73,9 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(views)
     else:
-        print_table(("NAME", "PLUGIN", "SETTINGS"), [(v.name, v.plugin, _settings(v)) for v in views])
+        print_table(
+            ("NAME", "PLUGIN", "SERVER", "SETTINGS"), [(v.name, v.plugin, v.server, _settings(v)) for v in views]
+        )
     return 0
 
 
@@ -77,7 +84,15 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print_json(view)
     else:
-        print_fields({"name": view.name, "id": view.hypervisor_id, "plugin": view.plugin, "settings": _settings(view)})
+        print_fields(
+            {
+                "name": view.name,
+                "id": view.hypervisor_id,
+                "plugin": view.plugin,
+                "server": view.server,
+                "settings": _settings(view),
+            }
+        )
     return 0
 
 

@@ -1,11 +1,11 @@
-"""`job create | list | show | run | stop | schedule | retention | delete`; more verbs stand in `upkeep`."""
+"""`job create | edit | list | show | run | stop | schedule | retention | delete`; more verbs stand in `upkeep`."""
 
 from __future__ import annotations
 
 import argparse
 
-from vbrcore.cli import health, parser, retention, schedule, upkeep
-from vbrcore.cli.api import errors, operations, types
+from vbrcore.cli import health, parser, placing, retention, schedule, upkeep
+from vbrcore.cli.api import errors, jobs, operations, types
 from vbrcore.cli.confirm import confirmed
 from vbrcore.cli.context import call, connect
 from vbrcore.cli.follow import follow
@@ -29,6 +29,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
     show = parser.verb(verbs, "show", _show, "show a job", "job show nightly")
     show.add_argument("name", metavar="NAME")
     _add_run_and_stop(verbs)
+    placing.add_verbs(verbs)
     schedule.add_verb(verbs)
     _add_retention(verbs)
     upkeep.add_verbs(verbs)
@@ -75,6 +76,7 @@ def _add_create(verbs: Nouns[Parser]) -> None:
     create.add_argument("--block-size", choices=_BLOCK_SIZES, help="unit of dedup (1M)")
     create.add_argument("--compression", choices=_COMPRESSIONS, help="effort (fast)")
     create.add_argument("--quiesce", action="store_true", help="have guests flush their file systems first")
+    placing.add_options(create)
     upkeep.add_options(create)
     create.add_argument(
         "--map-chain", default="", metavar="DIR", help="go on with a chain of the repository, e.g. an imported one"
@@ -91,9 +93,11 @@ def _add_run_and_stop(verbs: Nouns[Parser]) -> None:
         "job run nightly",
         "job run nightly --json",
         "job run nightly --detach",
+        "job run nightly --quick",
     )
     run.add_argument("name", metavar="NAME")
     run.add_argument("--detach", action="store_true", help="start it and do not wait")
+    run.add_argument("--quick", action="store_true", help="before all other backups, because somebody waits for it")
     stop = parser.verb(
         verbs, "stop", _stop, "stop the running session of a job", "job stop nightly", "job stop nightly --now"
     )
@@ -153,6 +157,9 @@ def _create(args: argparse.Namespace) -> int:
         fulls=upkeep.fulls_of(args),
         from_repository=args.from_repository or "",
         map_chain=args.map_chain,
+        priority=args.priority or "regular",
+        proxies=tuple(args.proxies or ()),
+        wait_for_best=args.wait_for_best_mode,
     )
     return _print(args, call(args, operations.JOB_CREATE, request), "created")
 
@@ -198,6 +205,7 @@ def _show(args: argparse.Namespace) -> int:
             "fulls": upkeep.summary(view.fulls),
             "upkeep": upkeep.window_summary(view.upkeep),
             "priority": view.priority,
+            "proxies": "" if view.from_repository else placing.summary(view),
             "health": health.summary(view.health),
             "directory": view.directory,
             "next run": f"{moment(view.next_run)}{f' ({view.next_reason})' if view.next_reason else ''}",
@@ -227,10 +235,11 @@ def _stored_as(view: types.JobView) -> dict[str, str]:
 
 
 def _run(args: argparse.Namespace) -> int:
+    request = jobs.JobRun(args.name, quick=args.quick)
     with connect(args) as client:
         if not args.detach:
-            return follow(client, operations.JOB_RUN, types.ByName(args.name), as_json=args.json)
-        started = client.call(operations.JOB_RUN, types.ByName(args.name))
+            return follow(client, operations.JOB_RUN, request, as_json=args.json)
+        started = client.call(operations.JOB_RUN, request)
     if args.json:
         print_json(started)
     else:

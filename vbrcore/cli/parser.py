@@ -26,7 +26,7 @@ NOUNS = {
     "slots": "what is in use of servers and repositories, and by whom",
     "credential": "accounts whose passwords are sealed",
     "network": "what may travel between two sites",
-    "server": "managed servers and their slots",
+    "server": "managed servers: this machine, and those reached over SSH",
     "service": "the backup service itself",
     "tui": "the dashboard",
     "completion": "completion for a shell",

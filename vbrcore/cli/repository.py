@@ -18,6 +18,7 @@ _CLASSES = {
     "punch": "space comes back by holes",
     "copy": "space comes back when whole files are removed",
 }
+_LOCAL = "local"
 _MOST_KEY_BYTES = 1024 * 1024  # of a key file; a passphrase is shorter
 
 
@@ -29,18 +30,39 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         verbs,
         "add",
         _add,
-        "add an absent or empty directory as a repository",
+        "add an absent or empty directory, of this or another server, or an SMB share as a repository",
         "repository add main --path /srv/backup",
         "repository add main --path /srv/backup --slots 4 --reserve 50G",
         "repository add main --path /srv/backup --encrypt --passphrase-file ./passphrase",
+        "repository add far --server store1 --path /srv/backup --slots 2",
+        "repository add share --smb //nas/backup --credential nas --gateway proxy1 --site berlin",
     )
     add.add_argument("name", metavar="NAME")
-    add.add_argument("--path", required=True, metavar="DIR", help="made where it is absent; must be empty else")
+    place = add.add_mutually_exclusive_group(required=True)
+    place.add_argument("--path", metavar="DIR", help="made where it is absent; must be empty else")
+    place.add_argument("--smb", metavar="//HOST/SHARE[/DIR]", help="a share, or a directory of it; SMB 3 only")
+    add.add_argument("--server", metavar="NAME", help="the managed server that --path is on (this machine)")
+    add.add_argument("--credential", metavar="NAME", help="who logs in to the share: see 'credential add'")
+    add.add_argument(
+        "--gateway",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a server that may open the share; may be given again (the one that serves it best)",
+    )
+    add.add_argument("--site", default="", metavar="NAME", help="where it stands (where its server does)")
     add.add_argument("--slots", type=int, metavar="N", help="tasks at once (from the number of cores)")
     add.add_argument(
         "--reserve", metavar="SIZE", help="space to leave free, e.g. 50G (10 %%, at least 5G but never more than 20 %%)"
     )
     add.add_argument("--rate-limit", metavar="SIZE", help="what each backup writes a second at most, e.g. 100M (none)")
+    add.add_argument(
+        "--proxy-affinity",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a proxy that is preferred among equals; may be repeated",
+    )
     add.add_argument("--encrypt", action="store_true", help="with a passphrase, a key file, or either of both")
     _add_key_files(add)
     passphrase = parser.verb(
@@ -111,11 +133,17 @@ def _add(args: argparse.Namespace) -> int:
         raise errors.UsageError("--encrypt and --passphrase-file or --key-file go together")
     request = types.RepositoryAdd(
         name=args.name,
-        path=paths.absolute(args.path),
+        path=_path(args),
         slots=args.slots,
         reserve_bytes=None if args.reserve is None else values.size_bytes(args.reserve),
         key=key,
         rate_limit_bytes_s=0 if args.rate_limit is None else values.size_bytes(args.rate_limit),
+        proxy_affinity=tuple(args.proxy_affinity),
+        server=args.server or _LOCAL,
+        smb=args.smb or "",
+        credential=args.credential or "",
+        gateways=tuple(args.gateway),
+        site=args.site,
     )
     view = call(args, operations.REPOSITORY_ADD, request)
     if args.json:
@@ -124,6 +152,13 @@ def _add(args: argparse.Namespace) -> int:
         shown = f"{size(view.free_bytes)} free, {view.slots} slots, class {view.storage_class}"
         print(f"repository {view.name} added: {view.path}, {shown}")
     return 0
+
+
+def _path(args: argparse.Namespace) -> str:
+    """Return the path as its server sees it: only that of this machine is made absolute here."""
+    if args.path is None:
+        return ""
+    return paths.absolute(args.path) if args.server in {None, _LOCAL} else str(args.path)
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -219,8 +254,11 @@ def _show(args: argparse.Namespace) -> int:
         {
             "name": view.name,
             "id": view.repository_id,
-            "server": view.server,
+            "kind": view.kind,
+            "server": view.server or "none yet",
+            "site": view.site or "that of its server",
             "path": view.path,
+            **_of_a_share(view),
             "encrypted": "yes" if view.encrypted else "no",
             "state": f"{view.state} ({view.reason})" if view.reason else view.state,
             "slots": f"{view.slots_used} of {view.slots} used",
@@ -231,6 +269,12 @@ def _show(args: argparse.Namespace) -> int:
         }
     )
     return 0
+
+
+def _of_a_share(view: types.RepositoryView) -> dict[str, str]:
+    if view.kind == "directory":
+        return {}
+    return {"credential": view.credential, "gateways": " ".join(view.gateways) or "the one that serves it best"}
 
 
 def _remove(args: argparse.Namespace) -> int:

@@ -25,7 +25,8 @@ async def run_backup(context: Context) -> Outcome:
     """Run a session of kind `backup`. Raises what keeps the session as a whole from running."""
     catalog, log = context.catalog, context.log
     job = catalog.job(context.session.job_id)
-    repository = catalog.repository(job.repository_id)
+    encrypted = catalog.is_encrypted(job.repository_id)
+    repository = await context.gateways.repository(job.repository_id, job.chain_directory(encrypted=encrypted))
     hypervisor = catalog.hypervisor(job.hypervisor_id)
     chains = JobChains(context, job, repository, Warnings(log))
     gate = Gate(job.schedule, context.session, context.stop, log)

@@ -63,7 +63,7 @@ def target_work(
     active full, also made where the generation was begun before `fresh_after`.
     """
     return TargetWork(
-        repository_path=repository.path,
+        place=context.catalog.place(repository),
         repository_id=repository.repository_id,
         reserve_bytes=0 if may_fill else repository.reserve_bytes,
         directory=chain.directory,

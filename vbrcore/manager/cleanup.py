@@ -41,6 +41,6 @@ async def _undo(context: Context, connections: dict[str, Connection], row: Journ
         await connection.call(connection.hypervisor.remove_machine, plan)
         return
     entry = msgspec.msgpack.decode(row.payload, type=SnapshotEntry)
-    repository = context.catalog.repository(entry.repository_id)
-    committed = await committed_point(repository, entry.directory, entry.point_id)
+    repository = await context.gateways.repository(entry.repository_id)
+    committed = await committed_point(context.storages, repository, entry.directory, entry.point_id)
     await connection.call(connection.hypervisor.release_snapshot, entry.plan, committed=committed is not None)

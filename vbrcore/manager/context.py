@@ -8,15 +8,17 @@ import msgspec
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.events import SessionEvents
+from vbrcore.manager.gateways import Gateways
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
 from vbrcore.manager.log import SessionLog
 from vbrcore.manager.stop import StopWatch
 from vbrcore.model.session import Session
+from vbrcore.transport.storages import Storages
 
 
 class Context(msgspec.Struct, frozen=True):
-    """One session's catalog, log, leases, processes, live status, stop requests and listeners."""
+    """One session's catalog, log, leases, processes, live status, stop requests, listeners and repositories."""
 
     home: Path
     catalog: Catalog
@@ -27,6 +29,8 @@ class Context(msgspec.Struct, frozen=True):
     live: LiveReporter
     stop: StopWatch
     events: SessionEvents
+    storages: Storages
+    gateways: Gateways
 
 
 class Warnings:

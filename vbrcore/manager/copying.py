@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
 import msgspec
 
@@ -43,7 +42,6 @@ from vbrcore.model.inventory import Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point
 from vbrcore.model.session import Task, Totals
-from vbrcore.storage.repository import open_repository
 
 # After these no other chain can be copied either.
 _ENDING = (SessionStopped, OutsideWindow, LeaseLost, RepositoryNotMounted)
@@ -62,16 +60,16 @@ async def run_copy(context: Context) -> Outcome:
 
 async def _copy_all(context: Context, job: Job) -> Outcome:
     catalog, session = context.catalog, context.session
-    repository = catalog.repository(job.repository_id)
-    encrypted = catalog.is_encrypted(repository.repository_id)
-    source = catalog.repository(job.source_repository_id)
+    encrypted = catalog.is_encrypted(job.repository_id)
+    place = job.chain_directory(encrypted=encrypted)
+    repository = await context.gateways.repository(job.repository_id, place)
+    source = await context.gateways.repository(job.source_repository_id)
     check_same_encryption(source, repository, (catalog.is_encrypted(source.repository_id), encrypted))
     warnings = Warnings(context.log)
     stored = catalog.points()
     here = [one for one in stored if one.repository_id == job.source_repository_id]
     errors: list[VbrError] = list(_missing_machines(context, job, here, warnings))
     # The place of all its chains, for the whole session: none begins while e.g. the passphrase is being changed.
-    place = job.chain_directory(encrypted=encrypted)
     await context.leases.acquire(chain_demand(session, repository, place, class_rank=class_of(job)))
     catalog.update_session(session.session_id, state="running")
     known = {one.point.point_id: one for one in stored}
@@ -83,7 +81,7 @@ async def _copy_all(context: Context, job: Job) -> Outcome:
         if any(comes_from(one, known, repository.repository_id) for one in points):
             context.log.info(f"{directory} is a copy of a chain of {repository.name}: it is not copied back")
             continue
-        chain = ChainCopy(context, job, directory, warnings)
+        chain = ChainCopy(context, job, directory, warnings, between=(source, repository))
         try:
             context.stop.check()
             await chain.run()
@@ -153,7 +151,15 @@ class _Original(msgspec.Struct, frozen=True):
 class ChainCopy:
     """One chain of the source, and its copy: `errors` are those of single machines and points."""
 
-    def __init__(self, context: Context, job: Job, directory: str, warnings: Warnings) -> None:
+    def __init__(
+        self,
+        context: Context,
+        job: Job,
+        directory: str,
+        warnings: Warnings,
+        *,
+        between: tuple[Repository, Repository],
+    ) -> None:
         catalog = context.catalog
         self.errors: list[VbrError] = []
         self.report: dict[str, object] = {}
@@ -161,8 +167,7 @@ class ChainCopy:
         self._job = job
         self._directory = directory
         self._warnings = warnings
-        self._source = catalog.repository(job.source_repository_id)
-        self._repository = catalog.repository(job.repository_id)
+        self._source, self._repository = between
         self._encrypted = catalog.is_encrypted(self._repository.repository_id)
         self.copy_directory = f"{job.chain_directory(encrypted=self._encrypted)}/{directory}"
         self._chains: list[JobChain] = []
@@ -192,7 +197,7 @@ class ChainCopy:
     async def _original(self) -> _Original | None:
         """Return what is there to copy; None where the chain is gone."""
         try:
-            identity, points, problems = await asyncio.to_thread(_look, self._source, self._directory)
+            identity, points, problems = await asyncio.to_thread(self._look)
         except NotFound as error:
             self._warnings.add(f"not copied: {error}")
             return None
@@ -275,13 +280,11 @@ class ChainCopy:
             self._committed += len(copy.committed)
             self.errors += copy.errors
 
+    def _look(self) -> tuple[ChainIdentity, tuple[Point, ...], tuple[str, ...]]:
+        """Return which chain it is, its points as they stand in its files, and what is wrong with these.
 
-def _look(source: Repository, directory: str) -> tuple[ChainIdentity, tuple[Point, ...], tuple[str, ...]]:
-    """Return which chain it is, its points as they stand in its files, and what is wrong with these.
-
-    Raises `NotFound`, `FormatInvalid`, and what the storage raises.
-    """
-    storage = open_repository(Path(source.path), source.repository_id)
-    with ChainReader.open(storage, directory) as reader:
-        identity = ChainIdentity(reader.chain_id, reader.encrypted, key_slots=reader.key_slots)
-        return identity, reader.points, reader.warnings
+        Raises `NotFound`, `FormatInvalid`, and what the storage raises.
+        """
+        with ChainReader.open(self._context.storages.open(self._source), self._directory) as reader:
+            identity = ChainIdentity(reader.chain_id, reader.encrypted, key_slots=reader.key_slots)
+            return identity, reader.points, reader.warnings

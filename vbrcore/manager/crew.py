@@ -7,12 +7,16 @@ from pathlib import Path
 from vbrcore.api.types import ProcessView
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
-from vbrcore.model.inventory import LOCAL_SERVER
+from vbrcore.model.errors import HostKeyChanged, LoginRefused, ServerUnreachable
+from vbrcore.model.inventory import LOCAL
 from vbrcore.model.session import Session
 from vbrcore.transport.bundle import Bundles
 from vbrcore.transport.client import MoverHandle, TransportClient
 from vbrcore.transport.messages import ProcessStats, Role
 from vbrcore.transport.ssh import open_connection
+
+# A server that answers so takes nothing new, from any session, until it lets us in again.
+NOT_REACHED = (ServerUnreachable, HostKeyChanged, LoginRefused)
 
 
 class Crew:
@@ -27,7 +31,7 @@ class Crew:
         self._starting: dict[str, asyncio.Lock] = {}
         self._keepers: set[asyncio.Task[None]] = set()
 
-    async def transport(self, server: str = LOCAL_SERVER) -> TransportClient:
+    async def transport(self, server: str = LOCAL) -> TransportClient:
         """Return the living transport on a server, by its name.
 
         Raises `NotFound` for a name, `ServerUnreachable`, `HostKeyChanged`, `LoginRefused`, `ServerUnsuitable`,
@@ -53,8 +57,14 @@ class Crew:
             await transport.start_local(job_id, session_id)
             return transport
         secrets = self._catalog.server_secrets(server.server_id)
-        connection = await open_connection(server.ssh, secrets, name=name)
-        sent = await transport.start_remote(connection, self._bundles, job_id, session_id)
+        try:
+            connection = await open_connection(server.ssh, secrets, name=name)
+            sent = await transport.start_remote(connection, self._bundles, job_id, session_id)
+        except NOT_REACHED as error:
+            self._catalog.note_server_away(server.server_id, str(error))
+            raise
+        if self._catalog.server_state(server.server_id).away:
+            self._catalog.note_server_there(server.server_id)
         hello = transport.hello
         self._log.info(
             f"transport on {name} started: Python {hello.python}, {hello.cores} cores, clock"
@@ -65,7 +75,7 @@ class Crew:
         keeper.add_done_callback(self._keepers.discard)
         return transport
 
-    async def start(self, role: Role, *, task_id: str, disk: str, server: str = LOCAL_SERVER) -> MoverHandle:
+    async def start(self, role: Role, *, task_id: str, disk: str, server: str = LOCAL) -> MoverHandle:
         """Start a mover on a server, by its name; raises `MoverLost` and what `transport` raises."""
         transport = await self.transport(server)
         return await transport.start_mover(role, self._session.job_id, self._session.session_id, task_id, disk)

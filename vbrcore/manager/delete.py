@@ -25,7 +25,7 @@ async def run_delete(context: Context) -> Outcome:
         by_chain.setdefault((stored.repository_id, stored.directory), []).append(stored)
     stored_bytes = 0
     for (repository_id, directory), points in by_chain.items():
-        repository = context.catalog.repository(repository_id)
+        repository = await context.gateways.repository(repository_id, directory)
         await context.leases.acquire(chain_demand(context.session, repository, directory))
         stored_bytes += await _forget(context, repository, directory, points)
     return Outcome(totals=Totals(stored_bytes=stored_bytes))

@@ -10,13 +10,22 @@ from vbrcore.balancer.candidates import Candidates, why_taken, without
 from vbrcore.balancer.demand import Grant
 from vbrcore.manager.connection import Connection
 from vbrcore.manager.context import Context, Warnings
+from vbrcore.manager.crew import NOT_REACHED
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.placement import Placement
 from vbrcore.manager.sending import send_disk
 from vbrcore.manager.target import TargetRun
-from vbrcore.model.errors import InvalidValue, MoverLost, VbrError
-from vbrcore.model.inventory import LOCAL_SERVER, Machine, Repository
+from vbrcore.model.errors import (
+    InvalidValue,
+    MoverLost,
+    NoDataAddress,
+    NoRoute,
+    ServerUnsuitable,
+    VbrError,
+    WheelsMissing,
+)
+from vbrcore.model.inventory import LOCAL, Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.session import Task
@@ -25,6 +34,8 @@ from vbrcore.plugins.api import DiskSource, Snapshot
 
 DISK_ATTEMPTS = 3  # DESIGN 4.6: a failed disk is tried again twice while the snapshot is open
 CONFIGURATION = "configuration"
+# What is wrong with one server may be right with another one.
+OF_THE_SERVER = (*NOT_REACHED, ServerUnsuitable, WheelsMissing, NoRoute, NoDataAddress)
 
 
 class JobParts(msgspec.Struct, frozen=True):
@@ -167,12 +178,9 @@ class MachineDisks:
         )
         return await self._context.leases.acquire(demand)
 
-    async def _elsewhere(self, task: Task, grant: Grant, failed: Collection[str]) -> Grant:
-        """Give back a grant for one of another proxy, where there is one that did not fail; else keep it."""
-        if all(choice.server in failed for choice in self._candidates().choices):
-            return grant
-        self._context.leases.release(task.task_id)
-        return await self._granted(task, failed)
+    def _is_elsewhere(self, failed: Collection[str]) -> bool:
+        """Return whether there is a proxy where no attempt failed."""
+        return any(choice.server not in failed for choice in self._candidates().choices)
 
     async def _read_configuration(self, target: TargetRun, snapshot: Snapshot) -> DiskDone:
         task = self._tasks[CONFIGURATION]
@@ -219,11 +227,15 @@ class MachineDisks:
             except VbrError as error:
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
-                if not left or not error.retryable or target.lost is not None or context.stop.now.is_set():
+                if not left or target.lost is not None or context.stop.now.is_set():
                     raise error from error.__cause__
                 if grant is not None:
                     failed.add(grant.server)
-                    grant = await self._elsewhere(task, grant, failed)
+                if not (error.retryable or (isinstance(error, OF_THE_SERVER) and self._is_elsewhere(failed))):
+                    raise error from error.__cause__
+                if grant is not None and self._is_elsewhere(failed):
+                    context.leases.release(task.task_id)
+                    grant = await self._granted(task, failed)
             else:
                 totals = done.totals
                 context.log.info(
@@ -242,7 +254,7 @@ class MachineDisks:
     @property
     def _configuration_server(self) -> str:
         """Return the server where configurations are read: the hypervisor's own, where it is tied to one."""
-        return self._parts.connection.row.server or LOCAL_SERVER
+        return self._parts.connection.row.server or LOCAL
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -27,7 +26,6 @@ from vbrcore.model.inventory import Repository
 from vbrcore.model.job import Job
 from vbrcore.model.session import Task, Totals
 from vbrcore.mover.messages import Examined, ExamineWork
-from vbrcore.storage.repository import open_repository
 
 _MOST_WARNINGS = 20
 
@@ -47,7 +45,7 @@ async def run_health(context: Context) -> Outcome:
     request = msgspec.convert(session.request, HealthCheck)
     job = catalog.job(session.job_id)
     warnings = Warnings(context.log)
-    places = await asyncio.to_thread(_places, context, job, request.point)
+    places = await _places(context, job, request.point)
     catalog.update_session(session.session_id, state="running")
     results = await asyncio.gather(
         *(examine(context, job, place, deep=request.deep) for place in places), return_exceptions=True
@@ -93,7 +91,7 @@ async def examine(context: Context, job: Job, place: Place, *, deep: bool = Fals
     catalog.add_tasks([task])
     work = ExamineWork(
         task_id=task.task_id,
-        repository_path=repository.path,
+        place=catalog.place(repository),
         repository_id=repository.repository_id,
         directory=place.directory,
         point_ids=place.points,
@@ -145,7 +143,7 @@ async def report_losses(context: Context, job: Job, place: Place, run: TargetRun
         catalog.update_session(context.session.session_id, report=before | {"chains": lost})
 
 
-def _places(context: Context, job: Job, point_id: str) -> list[Place]:
+async def _places(context: Context, job: Job, point_id: str) -> list[Place]:
     """Return the job's chains: those that hold points of it, and those whose files stand where it writes."""
     catalog = context.catalog
     found = set(catalog.chains_of(job.job_id))
@@ -153,10 +151,18 @@ def _places(context: Context, job: Job, point_id: str) -> list[Place]:
         stored = catalog.point(point_id)
         if (stored.repository_id, stored.directory) not in found:
             raise InvalidValue(f"point {point_id} is not one of job {job.name}")
-        repository = catalog.repository(stored.repository_id)
+        repository = await context.gateways.repository(stored.repository_id, stored.directory)
         return [Place(repository, stored.directory, (point_id,))]
-    repositories = {one: catalog.repository(one) for one in {job.repository_id, *(one for one, _ in found)}}
-    storages = {one: open_repository(Path(row.path), one) for one, row in repositories.items()}
+    wanted = sorted({job.repository_id, *(one for one, _ in found)})
+    repositories = {one: await context.gateways.repository(one) for one in wanted}
+    return await asyncio.to_thread(_places_in, context, job, repositories, found)
+
+
+def _places_in(
+    context: Context, job: Job, repositories: dict[str, Repository], found: set[tuple[str, str]]
+) -> list[Place]:
+    catalog = context.catalog
+    storages = {one: context.storages.open(row) for one, row in repositories.items()}
     base = job.chain_directory(encrypted=catalog.is_encrypted(job.repository_id))
     for directory in list_chains(storages[job.repository_id]):
         if directory == base or directory.startswith(f"{base}/"):

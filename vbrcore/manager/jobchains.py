@@ -30,7 +30,9 @@ class JobChains:
         """Take the job's chain, or find out which chains of machines there are."""
         encrypted = self._owner.keys.encrypted
         if self._job.per_machine:
-            self._existing = await directories_below(self._job, self._owner.repository, encrypted=encrypted)
+            self._existing = await directories_below(
+                self._context, self._job, self._owner.repository, encrypted=encrypted
+            )
             return
         self._shared = self._add(chain_of(self._job, encrypted=encrypted), self._plan)
         await self._shared.acquire()
@@ -64,7 +66,7 @@ class JobChains:
         if not self._job.retention.deleted_after_days:
             return
         encrypted = self._owner.keys.encrypted
-        for place in await job_chains(self._context.catalog, self._job, self._owner.repository, encrypted=encrypted):
+        for place in await job_chains(self._context, self._job, self._owner.repository, encrypted=encrypted):
             if place.directory in self._chains or self._context.stop.requested.is_set():
                 continue
             chain = self._add(place, Plan(may_fill=True))

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 from vbrcore.balancer.demand import RANK_OPEN_MACHINE, Demand, Grant
@@ -14,12 +15,14 @@ from vbrcore.model.errors import (
     LeaseLost,
     RepositoryFull,
     RepositoryNotMounted,
+    ServerUnreachable,
     VbrError,
 )
 from vbrcore.model.times import LEASE_RENEWAL_S
 
 _POLL_S = 0.02
 _POLL_MAX_S = 0.25
+_AWAY_S = 60.0  # so long a server that is away is waited for; then whoever needs it is tried again later, or fails
 _NEEDS_ADMINISTRATOR: dict[str, type[VbrError]] = {
     "repository_below_reserve": RepositoryFull,
     RepositoryNotMounted.code: RepositoryNotMounted,
@@ -52,15 +55,19 @@ class Leases:
         self._catalog.request_lease(demand)
         self._poke_soon()
         wait_s = _POLL_S
+        away_since: float | None = None
         try:
-            version = -1
+            version, away = -1, ""
             while True:
                 if (seen := self._catalog.data_version()) != version:
                     version = seen
                     grant = self._catalog.granted(demand.demand_id)
                     if grant is not None:
                         return grant
-                    self._refuse_hopeless(demand)
+                    away = self._refuse_hopeless(demand)
+                    away_since = None if not away else away_since or time.monotonic()
+                if away_since is not None and time.monotonic() - away_since > self._away_s(demand):
+                    raise ServerUnreachable(away)
                 if self.lost.is_set():
                     raise LeaseLost(f"session {self._session_id} lost its leases")
                 if demand.class_rank != RANK_OPEN_MACHINE:  # a machine that was started is finished
@@ -71,11 +78,22 @@ class Leases:
             self._catalog.cancel_request(demand)
             raise
 
-    def _refuse_hopeless(self, demand: Demand) -> None:
-        """Fail where waiting helps nobody: a repository that takes nothing needs an administrator."""
+    def _refuse_hopeless(self, demand: Demand) -> str:
+        """Fail where waiting helps nobody: a repository that takes nothing needs an administrator.
+
+        Return which server it waits for to answer again; "": none.
+        """
         for waiting in self._catalog.waiting(self._session_id):
-            if waiting.demand_id == demand.demand_id and waiting.reason in _NEEDS_ADMINISTRATOR:
-                raise _NEEDS_ADMINISTRATOR[waiting.reason](waiting.detail)
+            if waiting.demand_id == demand.demand_id:
+                if waiting.reason in _NEEDS_ADMINISTRATOR:
+                    raise _NEEDS_ADMINISTRATOR[waiting.reason](waiting.detail)
+                return waiting.detail if waiting.reason == "server_away" else ""
+        return ""
+
+    @staticmethod
+    def _away_s(demand: Demand) -> float:
+        """A machine whose snapshot is open waits for no server: its snapshot costs the guest."""
+        return 0.0 if demand.class_rank == RANK_OPEN_MACHINE else _AWAY_S
 
     def release(self, scope: str) -> None:
         """Give back everything held under a scope; what is not held is no error."""

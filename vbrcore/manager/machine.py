@@ -151,7 +151,9 @@ class MachineBackup:
                 journal.refused()
                 raise
             # The target died over the commit: the files know. ChainLocked leaves the entry to a later clean-up.
-            found = await committed_point(self._parts.repository, self.chain.directory, point.point_id)
+            found = await committed_point(
+                self._context.storages, self._parts.repository, self.chain.directory, point.point_id
+            )
             if found is None:
                 journal.refused()
                 raise

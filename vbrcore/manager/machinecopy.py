@@ -201,7 +201,7 @@ class MachineCopy:
             self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
             work = CopyWork(
                 task_id=task.task_id,
-                repository_path=parts.source.path,
+                place=self._context.catalog.place(parts.source),
                 repository_id=parts.source.repository_id,
                 directory=parts.directory,
                 point_id=original.point_id,

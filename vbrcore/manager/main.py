@@ -21,6 +21,7 @@ from vbrcore.manager.copying import run_copy
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.delete import run_delete
 from vbrcore.manager.events import SessionEvents
+from vbrcore.manager.gateways import Gateways
 from vbrcore.manager.health import run_health
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
@@ -32,6 +33,7 @@ from vbrcore.manager.stop import StopWatch
 from vbrcore.manager.upkeep import run_retention, run_upkeep
 from vbrcore.model.errors import VbrError, info_of
 from vbrcore.model.session import Session
+from vbrcore.transport.storages import Storages
 
 _EXIT_FAILED = 3
 
@@ -89,12 +91,14 @@ async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog, 
     stop = StopWatch(catalog, session.session_id)
     live = LiveReporter(client, session.session_id)
     crew = Crew(session, log, catalog, home.path)
+    storages = Storages(lambda server, path: crew.start("storage", task_id="", disk=path, server=server), catalog.place)
+    gateways = Gateways(catalog, storages, log.info)
     leases = Leases(catalog, session.session_id, log, stop, live.poke)
     stop.start()
     leases.start()
     live.start(crew)
     try:
-        context = Context(home.path, catalog, session, log, leases, crew, live, stop, events)
+        context = Context(home.path, catalog, session, log, leases, crew, live, stop, events, storages, gateways)
         return await RUNNERS[session.kind](context)
     except VbrError as error:
         log.error(f"{error.code}: {error}")

@@ -2,25 +2,23 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 from vbrcore.chain.listing import settled_points
 from vbrcore.model.errors import ChainLocked
 from vbrcore.model.inventory import Repository
 from vbrcore.model.point import Point
 from vbrcore.model.times import SILENCE_S
-from vbrcore.storage.repository import open_repository
+from vbrcore.transport.storages import Storages
 
 _POLL_S = 0.5
 
 
-def chain_points(repository: Repository, directory: str) -> tuple[Point, ...]:
+def chain_points(storages: Storages, repository: Repository, directory: str) -> tuple[Point, ...]:
     """Read the points of a chain that nobody writes; raises `ChainLocked`, `RepositoryNotMounted`."""
-    storage = open_repository(Path(repository.path), repository.repository_id)
-    return settled_points(storage, directory)
+    return settled_points(storages.open(repository), directory)
 
 
-async def committed_point(repository: Repository, directory: str, point_id: str) -> Point | None:
+async def committed_point(storages: Storages, repository: Repository, directory: str, point_id: str) -> Point | None:
     """Wait for the lost writer to be gone (it ends itself after 30 s of silence), then look for the point.
 
     Raises `ChainLocked` where the writer is still there after that: then nobody knows yet.
@@ -28,7 +26,7 @@ async def committed_point(repository: Repository, directory: str, point_id: str)
     deadline = time.monotonic() + SILENCE_S + 5
     while True:
         try:
-            points = await asyncio.to_thread(chain_points, repository, directory)
+            points = await asyncio.to_thread(chain_points, storages, repository, directory)
         except ChainLocked:
             if time.monotonic() > deadline:
                 raise

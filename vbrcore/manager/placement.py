@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from vbrcore.balancer.candidates import Candidates, Proxy, Wishes, candidates, ranked_modes
-from vbrcore.model.errors import CanNeverRun
+from vbrcore.model.errors import CanNeverRun, NoRoute
 from vbrcore.model.inventory import Hypervisor, Machine, Repository, Server
 from vbrcore.model.job import Job
+from vbrcore.model.routes import has_route
 from vbrcore.plugins.api import Plugin
 
 
@@ -28,6 +29,8 @@ class Placement(msgspec.Struct, frozen=True):
             self.job, self.repository, self.hypervisor, servers=self.servers, beside=self.beside, modes=modes
         )
         if not found.choices:
+            if all(one.reason == "no_route" for one in found.excluded):
+                raise NoRoute(f"no proxy can send the disks of {machine.name} to {self.beside.name}, which only dials")
             why = "; ".join(f"{one.server}: {one.detail}" for one in found.excluded)
             raise CanNeverRun(f"no proxy can read the disks of {machine.name} ({why})")
         return found
@@ -59,6 +62,7 @@ def placed(
             is_proxy="proxy" in one.roles,
             slots=one.proxy_slots,
             modes=tuple(modes[one.name]),
+            has_route=has_route(one, beside),
         )
         for one in servers
     )

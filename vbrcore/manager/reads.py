@@ -74,10 +74,13 @@ async def _run_disk(
     attempts: int,
 ) -> RestoreDone | VbrError:
     catalog = context.catalog
-    repository = catalog.repository(stored.repository_id)
+    try:
+        repository = await context.gateways.repository(stored.repository_id)
+    except VbrError as error:
+        return _failed(context, task, error)
     work = RestoreWork(
         task_id=task.task_id,
-        repository_path=repository.path,
+        place=catalog.place(repository),
         repository_id=repository.repository_id,
         directory=stored.directory,
         point_id=stored.point.point_id,
@@ -95,11 +98,15 @@ async def _run_disk(
         finally:
             context.leases.release(task.task_id)
     except VbrError as error:
-        catalog.update_task(task.task_id, state="failed", error=error.info(), reason="", ended=time.time())
-        context.log.error(f"{error.code}: {error}", machine=task.machine, disk=task.disk, task_id=task.task_id)
-        return error
+        return _failed(context, task, error)
     catalog.update_task(task.task_id, state="done", totals=done.totals, reason="", error=None, ended=time.time())
     return done
+
+
+def _failed(context: Context, task: Task, error: VbrError) -> VbrError:
+    context.catalog.update_task(task.task_id, state="failed", error=error.info(), reason="", ended=time.time())
+    context.log.error(f"{error.code}: {error}", machine=task.machine, disk=task.disk, task_id=task.task_id)
+    return error
 
 
 async def _attempts(
@@ -160,14 +167,14 @@ async def read_configuration(context: Context, stored: StoredPoint, *, as_stored
     With `as_stored`, one that is encrypted is only checked, without its key, and nothing is returned.
     """
     keys = RepositoryKeys(context.catalog, stored.repository_id)
-    repository = context.catalog.repository(stored.repository_id)
+    repository = await context.gateways.repository(stored.repository_id)
     handle = await context.crew.start(
         "restore", task_id="", disk=f"{stored.point.machine}/configuration", server=repository.server
     )
     try:
         await handle.send(
             ReadConfiguration(
-                repository_path=repository.path,
+                place=context.catalog.place(repository),
                 repository_id=repository.repository_id,
                 directory=stored.directory,
                 point_id=stored.point.point_id,

@@ -1,7 +1,6 @@
 """A session that changes what the chains of a repository are locked with: only their contents lists are written."""
 
 import asyncio
-from pathlib import Path
 
 import msgspec
 
@@ -17,7 +16,6 @@ from vbrcore.model.inventory import Repository
 from vbrcore.model.session import Totals
 from vbrcore.mover.messages import TargetWork
 from vbrcore.secrets.repositorykey import RepositoryKey
-from vbrcore.storage.repository import open_repository
 
 
 class RekeyRequest(msgspec.Struct, frozen=True):
@@ -30,13 +28,13 @@ async def run_rekey(context: Context) -> Outcome:
     """Wrap the key of every chain anew, one chain after the other. Until all are done, the old key opens as well."""
     catalog = context.catalog
     request = msgspec.convert(context.session.request, RekeyRequest)
-    repository = catalog.repository(request.repository_id)
+    repository = await context.gateways.repository(request.repository_id)
     key = catalog.next_repository_key(repository.repository_id)
     if key is None:
         context.log.info("nothing is to be changed")
         return Outcome()
     warnings = Warnings(context.log)
-    storage = await asyncio.to_thread(open_repository, Path(repository.path), repository.repository_id)
+    storage = await asyncio.to_thread(context.storages.open, repository)
     # Also the places of chains that a running session may be about to begin with the old key.
     jobs = [job for job in catalog.jobs() if job.repository_id == repository.repository_id]
     places = {job.chain_directory(encrypted=True) for job in jobs}

@@ -19,7 +19,7 @@ _PERIOD_S: Final = 3.0
 class Share:
     """A task's part of the limit of its pair of sites; a context manager that gives it back.
 
-    `rate_bytes_s` is what the task begins with (None: no limit).
+    `rate_bytes_s` is what the task begins with, `told_bytes_s` what its mover was told last (None: no limit).
     """
 
     def __init__(self, catalog: Catalog, log: SessionLog, route: Route, task_id: str) -> None:
@@ -29,7 +29,7 @@ class Share:
         self._task_id = task_id
         rule = self._rule()
         self.rate_bytes_s = None if rule is None else catalog.raise_share(rule, task_id)
-        self._told = self.rate_bytes_s
+        self.told_bytes_s = self.rate_bytes_s
 
     def _rule(self) -> NetworkRule | None:
         return rule_between(self._catalog.network_rules(), self._route.sites) if self._route.sites else None
@@ -59,7 +59,7 @@ class Share:
             try:
                 rule = self._rule()
                 rate = None if rule is None else self._catalog.raise_share(rule, self._task_id)
-                before, self._told = self._told, rate
+                before, self.told_bytes_s = self.told_bytes_s, rate
                 if rate != before:
                     await handle.send(SetRate(rate))
                 if rule is not None and rate is not None and (before is None or rate < before):

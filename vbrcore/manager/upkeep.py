@@ -1,13 +1,11 @@
 """Sessions that keep a job's chains in order without a source: retention on demand, giving back, compacting."""
 
 import asyncio
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from vbrcore.api.types import RetentionApply
-from vbrcore.catalog.catalog import Catalog
 from vbrcore.chain.listing import list_chains
 from vbrcore.manager.chains import Chain, chain_of
 from vbrcore.manager.context import Context, Warnings
@@ -17,7 +15,6 @@ from vbrcore.manager.report import Outcome
 from vbrcore.model.inventory import Repository
 from vbrcore.model.job import Job
 from vbrcore.model.session import Totals
-from vbrcore.storage.repository import open_repository
 
 
 class UpkeepRequest(msgspec.Struct, frozen=True):
@@ -43,12 +40,13 @@ async def _with_chains(context: Context, plan: Plan, work: Literal["due", "compa
     """Do it to each chain of the job, one after the other."""
     catalog = context.catalog
     job = catalog.job(context.session.job_id)
-    repository = catalog.repository(job.repository_id)
-    keys = RepositoryKeys(catalog, repository.repository_id)
+    keys = RepositoryKeys(catalog, job.repository_id)
+    directory = job.chain_directory(encrypted=keys.encrypted)
+    repository = await context.gateways.repository(job.repository_id, directory)
     owner = Owner(job, repository, keys, Warnings(context.log))
     stored_bytes = 0
     report: dict[str, object] = {}
-    for place in await job_chains(catalog, job, repository, encrypted=keys.encrypted):
+    for place in await job_chains(context, job, repository, encrypted=keys.encrypted):
         context.stop.check()
         chain = JobChain(context, owner, place, plan)
         try:
@@ -67,18 +65,18 @@ async def _with_chains(context: Context, plan: Plan, work: Literal["due", "compa
     return Outcome(totals=Totals(stored_bytes=stored_bytes), warnings=owner.warnings.all(), report={"upkeep": report})
 
 
-async def job_chains(catalog: Catalog, job: Job, repository: Repository, *, encrypted: bool) -> list[Chain]:
+async def job_chains(context: Context, job: Job, repository: Repository, *, encrypted: bool) -> list[Chain]:
     """Return the chains of a job that are there."""
     whole = chain_of(job, encrypted=encrypted)
     if not job.per_machine and not job.is_copy:
         return [whole]
     newest = {
         stored.directory: stored.point
-        for stored in catalog.points(job.job_id)
+        for stored in context.catalog.points(job.job_id)
         if stored.repository_id == repository.repository_id
     }
     chains = []
-    for directory in await directories_below(job, repository, encrypted=encrypted):
+    for directory in await directories_below(context, job, repository, encrypted=encrypted):
         point = newest.get(directory)
         owner = (point.machine_id, point.machine) if point is not None and job.per_machine else ("", "")
         # A copy has blocks as its source has.
@@ -87,8 +85,8 @@ async def job_chains(catalog: Catalog, job: Job, repository: Repository, *, encr
     return chains
 
 
-async def directories_below(job: Job, repository: Repository, *, encrypted: bool) -> list[str]:
+async def directories_below(context: Context, job: Job, repository: Repository, *, encrypted: bool) -> list[str]:
     """Return the directories of the chains per machine, or of copied chains, that a job has, said by the files."""
-    storage = await asyncio.to_thread(open_repository, Path(repository.path), repository.repository_id)
+    storage = await asyncio.to_thread(context.storages.open, repository)
     below = f"{job.chain_directory(encrypted=encrypted)}/"
     return [directory for directory in await asyncio.to_thread(list_chains, storage) if directory.startswith(below)]

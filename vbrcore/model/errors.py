@@ -278,6 +278,12 @@ class LoginRefused(VbrError):
     hint = "Check the user, and the key, agent or password that was given for the server."
 
 
+class HostKeyUnconfirmed(VbrError):
+    code = "host_key_unconfirmed"
+    exit_code = 2
+    hint = "Compare the fingerprint with that on the server ('ssh-keygen -lf FILE'), then give --accept-host-key."
+
+
 class ServerUnsuitable(VbrError):
     code = "server_unsuitable"
     exit_code = 20
@@ -340,6 +346,26 @@ class StorageFailed(VbrError):
     code = "storage_failed"
     exit_code = 10
     hint = "The storage reported an error; nothing after the last committed point was kept."
+    retryable = True
+
+
+class ShareUnreachable(VbrError):
+    code = "share_unreachable"
+    exit_code = 10
+    hint = "Check that the host of the share is up, and that its port (445) can be reached from the gateway."
+    retryable = True
+
+
+class ShareRefused(VbrError):
+    code = "share_refused"
+    exit_code = 10
+    hint = "Check the credential and its rights on the share; it must speak SMB 3 and let nobody in as a guest."
+
+
+class NoGateway(VbrError):
+    code = "no_gateway"
+    exit_code = 10
+    hint = "Give a server that can reach the share the role gateway, or name one with 'repository add --gateway'."
     retryable = True
 
 

@@ -50,8 +50,9 @@ class SshAccess(msgspec.Struct, frozen=True):
     login: Literal["identity", "password", "agent"] = "agent"
 
 
-LOCAL_SERVER = "local"
 ServerRole = Literal["proxy", "repository", "gateway"]
+
+LOCAL = "local"  # the name of this machine, the server that is there from the start
 # DESIGN section 7: where movers listen for data, while a task runs.
 DATA_PORTS = (46200, 46299)
 
@@ -81,7 +82,12 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Repository(msgspec.Struct, frozen=True):
-    """A place for backup files. `reserve_bytes` None: 10 % of the file system, between 5 GiB and 20 % of it.
+    """A place for backup files: a directory of a server, or an SMB share, which has a credential and no server.
+
+    `path` of a share is its URL, `//host/share/directory`. `gateways`: servers that may open it (empty: any that may
+    be one). Inside of a session `server` names the gateway that was chosen.
+
+    `reserve_bytes` None: 10 % of the file system, between 5 GiB and 20 % of it.
 
     `rate_limit_bytes_s`: what each target mover writes at most (0: no limit). `storage_class`: as it was found last.
     `site`: where it stands ("": where its server does). `proxy_affinity`: names of proxies that it prefers.
@@ -97,6 +103,13 @@ class Repository(msgspec.Struct, frozen=True):
     storage_class: str = ""
     site: str = ""
     proxy_affinity: tuple[str, ...] = ()
+    credential_id: str = ""
+    gateways: tuple[str, ...] = ()
+
+    @property
+    def is_share(self) -> bool:
+        """Whether movers log in to it from a gateway, rather than open a directory of its server."""
+        return bool(self.credential_id)
 
 
 class Credential(msgspec.Struct, frozen=True):

@@ -33,9 +33,14 @@ def data_route(source: Server, target: Server) -> Route:
         return Route("socket")
     if not target.dials_only:
         return _listening("target_listens", target, source, (source.site, target.site))
-    if not source.dials_only:
+    if has_route(source, target):
         return _listening("source_listens", source, target, (source.site, target.site))
     raise NoRoute(f"no data can go from {source.name} to {target.name}: both only dial, so neither can listen")
+
+
+def has_route(source: Server, target: Server) -> bool:
+    """Tell whether `data_route` has a way."""
+    return source.name == target.name or not (source.dials_only and target.dials_only)
 
 
 def _listening(way: Way, listener: Server, dialler: Server, sites: tuple[str, str]) -> Route:

@@ -30,6 +30,10 @@ class ServerFacts(msgspec.Struct, frozen=True):
     reached_port: int = 0
     reach_error: str = ""
 
+    @property
+    def os_is_linux(self) -> bool:
+        return "Linux" in self.os
+
 
 class Finding(msgspec.Struct, frozen=True):
     """What a check found. `code` is machine-readable; `hint`: how to mend it. `error`: it is of no use so."""

@@ -4,7 +4,6 @@ It needs no key: of an encrypted chain it moves what it cannot read. Its point i
 """
 
 import os
-from pathlib import Path
 from typing import Final
 
 from vbrcore.chain.reader import ChainReader
@@ -12,11 +11,11 @@ from vbrcore.model.errors import NotEncrypted, NotFound, ProtocolError, VbrError
 from vbrcore.model.point import Point
 from vbrcore.mover.control import Control
 from vbrcore.mover.copypass import CopyPass
-from vbrcore.mover.follow import announcing, followed
+from vbrcore.mover.follow import ToManager, followed
 from vbrcore.mover.link import TargetLink
 from vbrcore.mover.messages import CopyWork, DiskDone, Ended, Ready, Stop
 from vbrcore.mover.workers import stopped
-from vbrcore.storage.repository import open_repository
+from vbrcore.storage.places import open_place
 
 MAX_THREADS: Final = 8
 
@@ -28,7 +27,7 @@ def run(control: Control) -> None:
         raise stopped()
     if not isinstance(work, CopyWork):
         raise ProtocolError(f"a copying mover cannot do {type(work).__name__}")
-    storage = open_repository(Path(work.repository_path), work.repository_id)
+    storage = open_place(work.place, work.repository_id)
     with ChainReader.open(storage, work.directory, pin=work.point_id) as reader:
         for warning in reader.warnings:
             control.log("warning", warning)
@@ -50,7 +49,7 @@ def _copied(control: Control, work: CopyWork, reader: ChainReader, point: Point)
         if copying is not None:
             copying.stop(error)
 
-    link = TargetLink(work.endpoint, work.task_id, on_lost, announcing(control, work.task_id))
+    link = TargetLink(work.endpoint, work.task_id, on_lost, ToManager(control, work.task_id))
     try:
         # Reading, sending and waiting for the target overlap; none of it keeps a core busy for long.
         threads = min(2 * (os.cpu_count() or 1), MAX_THREADS)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 from vbrcore.chain.checkup import Checkup, look_at_maps
 from vbrcore.chain.diagnosis import Diagnosis
@@ -13,12 +12,12 @@ from vbrcore.mover.control import Control
 from vbrcore.mover.messages import Examined, ExamineWork, Ready
 from vbrcore.mover.reading import follow, reading_threads, unlock
 from vbrcore.mover.workers import run_threads
-from vbrcore.storage.repository import open_repository
+from vbrcore.storage.places import open_place
 
 
 def examine(control: Control, work: ExamineWork) -> Examined:
     """Do it all and say what was found. Raises what keeps a chain as a whole from being read."""
-    storage = open_repository(Path(work.repository_path), work.repository_id)
+    storage = open_place(work.place, work.repository_id)
     with ChainReader.open(storage, work.directory) as reader:
         unlock(control, reader, wanted=work.deep, encrypted=work.encrypted)
         control.send(Ready())

@@ -1,7 +1,6 @@
 """What a mover that sends does meanwhile: it reports its progress and listens for orders."""
 
 import threading
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from vbrcore.model.errors import VbrError
@@ -30,9 +29,18 @@ class Sending(Protocol):
     def stop(self, error: VbrError) -> None: ...
 
 
-def announcing(control: Control, task_id: str) -> Callable[[int], None]:
-    """Return what tells the manager at which port this mover waits for its target."""
-    return lambda port: control.send(Listening(task_id, port))
+class ToManager:
+    """Tells the manager at which port this mover waits for its target, and who else came there."""
+
+    def __init__(self, control: Control, task_id: str) -> None:
+        self._control = control
+        self._task_id = task_id
+
+    def listening(self, port: int) -> None:
+        self._control.send(Listening(self._task_id, port))
+
+    def warn(self, text: str) -> None:
+        self._control.log("warning", text)
 
 
 def followed(control: Control, sending: Sending, link: TargetLink, threads: int) -> DiskDone:

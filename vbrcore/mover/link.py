@@ -13,7 +13,7 @@ from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.mover import frames
 from vbrcore.mover.allowance import Allowance
 from vbrcore.mover.frames import DataStream, Frame
-from vbrcore.mover.meeting import Announce, meet
+from vbrcore.mover.meeting import Announcer, meet
 from vbrcore.mover.messages import Endpoint
 
 OnAnswer = Callable[[bytes], None]
@@ -23,7 +23,7 @@ _REASON_S = 2.0  # how long a failed send waits for the target's own words
 class TargetLink:
     """Safe for several threads. After an error every call raises it, and `on_lost` was called once with it.
 
-    `announce` is called with the port where the source has to listen for its target.
+    `announcer` is told where the source has to listen for its target.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TargetLink:
         endpoint: Endpoint,
         task_id: str,
         on_lost: Callable[[VbrError], None],
-        announce: Announce | None = None,
+        announcer: Announcer | None = None,
     ) -> None:
         self._on_lost = on_lost
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class TargetLink:
         self._error: VbrError | None = None
         self._closing = False
         self.allowance = Allowance(endpoint.rate_bytes_s)
-        self._stream = DataStream(meet(endpoint, announce))
+        self._stream = DataStream(meet(endpoint, announcer))
         self._receiver = threading.Thread(target=self._receive, name="answers", daemon=True)
         hello = frames.Hello(frames.VERSION, task_id, endpoint.secret)
         self._receiver.start()

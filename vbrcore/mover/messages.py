@@ -14,8 +14,10 @@ from vbrcore.chain.givenback import GivenBack
 from vbrcore.chain.identity import ChainIdentity
 from vbrcore.model.errors import ErrorInfo
 from vbrcore.model.job import Compression
+from vbrcore.model.place import Place
 from vbrcore.model.point import Point
 from vbrcore.model.session import Totals
+from vbrcore.mover.questions import Question
 from vbrcore.plugins.api import SinkSpec, SourceSpec
 
 
@@ -113,7 +115,7 @@ class TargetWork(Message, frozen=True):
     `machine_id` and `machine`: of a chain of one machine. `chain_id`: of a copy, which has its source's (empty: any).
     """
 
-    repository_path: str
+    place: Place
     repository_id: str
     reserve_bytes: int | None
     directory: str
@@ -195,7 +197,7 @@ class RestoreWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -212,7 +214,7 @@ class ReadConfiguration(Message, frozen=True):
     `encrypted` as in `RestoreWork`.
     """
 
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -229,7 +231,7 @@ class CopyWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_id: str
@@ -249,7 +251,7 @@ class ExamineWork(Message, frozen=True):
     """
 
     task_id: str
-    repository_path: str
+    place: Place
     repository_id: str
     directory: str
     point_ids: tuple[str, ...] = ()
@@ -269,6 +271,25 @@ class SetRate(Message, frozen=True):
     """Source of a disk: send no more than this from now on (None: no limit, 0: nothing)."""
 
     rate_bytes_s: int | None
+
+
+class KeepWork(Message, frozen=True):
+    """Storage mover: answer questions about a place until `Stop`.
+
+    `purpose`: "open" a repository, which must be `repository_id`; "create" it there; or "look" at a place, whatever it
+    is, to find out. `Kept` is the reply.
+    """
+
+    place: Place
+    repository_id: str
+    purpose: Literal["open", "create", "look"] = "open"
+
+
+class Asked(Message, frozen=True):
+    """Storage mover: a question, answered by `Answer` with the same number; not always in order."""
+
+    number: int
+    question: Question
 
 
 class UseKey(Message, frozen=True):
@@ -409,6 +430,28 @@ class Examined(Message, frozen=True):
     diagnosis: Diagnosis
 
 
+class Kept(Message, frozen=True):
+    """Storage mover: the place is open, which took `connect_s`. `storage_class`: of one that was created."""
+
+    alignment_bytes: int
+    storage_class: str = ""
+    connect_s: float = 0.0
+
+
+class Answer(Message, frozen=True):
+    """Storage mover: what a question is answered with; which field says it stands with the question.
+
+    `more`: another part follows, with further names.
+    """
+
+    number: int
+    value: int = 0
+    data: bytes = b""
+    names: tuple[str, ...] = ()
+    more: bool = False
+    error: ErrorInfo | None = None
+
+
 class DamageMarked(Message, frozen=True):
     """Target: the answer to `MarkDamaged`; `marks` were named that had not been so before."""
 
@@ -452,6 +495,8 @@ ToMover = (
     | ReadConfiguration
     | ExamineWork
     | MarkDamaged
+    | KeepWork
+    | Asked
     | UseKey
     | SetRate
     | Stop
@@ -473,6 +518,8 @@ FromMover = (
     | RestoreDone
     | Examined
     | DamageMarked
+    | Kept
+    | Answer
     | Ended
     | Failed
     | Log

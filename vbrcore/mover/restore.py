@@ -1,6 +1,5 @@
 """The restore mover: writes one disk of a point to a sink, checks one, or returns a configuration."""
 
-from pathlib import Path
 from typing import Final
 
 from vbrcore.chain.reader import ChainReader
@@ -21,7 +20,7 @@ from vbrcore.mover.messages import (
 )
 from vbrcore.mover.reading import follow, reading_threads, unlock
 from vbrcore.mover.workers import stopped
-from vbrcore.storage.repository import open_repository
+from vbrcore.storage.places import open_place
 
 CONFIGURATION_PART_BYTES: Final = 4 * 1024 * 1024
 
@@ -39,7 +38,7 @@ def run(control: Control) -> None:
         return
     if not isinstance(work, RestoreWork | ReadConfiguration):
         raise ProtocolError(f"a restore mover cannot do {type(work).__name__}")
-    storage = open_repository(Path(work.repository_path), work.repository_id)
+    storage = open_place(work.place, work.repository_id)
     with ChainReader.open(storage, work.directory) as reader:
         for warning in reader.warnings:
             control.log("warning", warning)

@@ -49,8 +49,9 @@ from vbrcore.mover.messages import (
 )
 from vbrcore.mover.pace import Pace
 from vbrcore.storage.capabilities import StorageClass, probe
+from vbrcore.storage.places import open_place
 from vbrcore.storage.port import Storage
-from vbrcore.storage.repository import open_repository, repository_space
+from vbrcore.storage.repository import space_of
 
 PROGRESS_PERIOD_S: Final = 1.0
 _POINTS_AT_ONCE: Final = 256  # in one message; their warnings and disks can be many
@@ -68,8 +69,8 @@ def run(control: Control) -> None:
         return
     if not isinstance(work, TargetWork):
         raise ProtocolError(f"a target mover cannot do {type(work).__name__}")
-    storage = open_repository(Path(work.repository_path), work.repository_id)
-    _check_space(work, running=False)
+    storage = open_place(work.place, work.repository_id)
+    _check_space(storage, work, running=False)
     storage_class = _storage_class(storage)
     pace = Pace(work.rate_limit_bytes_s)
     writer = ChainWriter.open(
@@ -91,7 +92,7 @@ def run(control: Control) -> None:
         chain_id=work.chain_id,
     )
     try:
-        _Target(control, work, writer, storage_class, pace).run()
+        _Target(control, work, writer, storage, storage_class=storage_class, pace=pace).run()
     finally:
         writer.close()
 
@@ -100,11 +101,19 @@ class _Target:
     """Three kinds of threads: orders (this one does them, in order), the clock, and the intake of sources."""
 
     def __init__(
-        self, control: Control, work: TargetWork, writer: ChainWriter, storage_class: StorageClass | None, pace: Pace
+        self,
+        control: Control,
+        work: TargetWork,
+        writer: ChainWriter,
+        storage: Storage,
+        *,
+        storage_class: StorageClass | None,
+        pace: Pace,
     ) -> None:
         self._control = control
         self._work = work
         self._writer = writer
+        self._storage = storage
         self._found_class = storage_class
         # Where no room is left to try it out, holes are tried all the same: they are what makes room.
         self._storage_class: StorageClass = storage_class or "punch"
@@ -216,7 +225,7 @@ class _Target:
             self._control.send(Progress(stored, 0, totals, {"target": self._intake.busy()}))
             if not self._full:
                 try:
-                    _check_space(self._work, running=True)
+                    _check_space(self._storage, self._work, running=True)
                 except VbrError as error:
                     self._full = True
                     self._intake.refuse_all(error)
@@ -225,12 +234,12 @@ class _Target:
         self._orders.put(error)
 
 
-def _check_space(work: TargetWork, *, running: bool) -> None:
+def _check_space(storage: Storage, work: TargetWork, *, running: bool) -> None:
     """Raise `RepositoryFull` below the reserve, or (for running tasks) below half of it."""
-    space = repository_space(Path(work.repository_path), work.reserve_bytes)
+    space = space_of(storage, work.reserve_bytes)
     if space.below_half_reserve if running else space.below_reserve:
         raise RepositoryFull(
-            f"{work.repository_path} has {space.free_bytes} bytes free; {space.reserve_bytes} are kept in reserve"
+            f"{work.place} has {space.free_bytes} bytes free; {space.reserve_bytes} are kept in reserve"
         )
 
 

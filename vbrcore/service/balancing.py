@@ -3,7 +3,7 @@
 import functools
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from vbrcore.balancer.candidates import server_units
@@ -11,13 +11,18 @@ from vbrcore.balancer.decide import Capacities, Closed, decide
 from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand, window_gate
 from vbrcore.balancer.feasibility import why_never
 from vbrcore.catalog.catalog import Catalog
-from vbrcore.model.errors import CanNeverRun, VbrError
-from vbrcore.model.inventory import LOCAL_SERVER, Repository, Server
+from vbrcore.manager.gateways import candidates
+from vbrcore.model.errors import CanNeverRun, NoRoute, VbrError
+from vbrcore.model.inventory import Repository, Server
 from vbrcore.model.job import Job
+from vbrcore.model.routes import has_route
 from vbrcore.model.serverfacts import ServerState
 from vbrcore.model.window import is_open, opening
 from vbrcore.model.zones import zone_named
-from vbrcore.storage.repository import open_repository, repository_space
+from vbrcore.storage.repository import Space, open_repository, space_of
+from vbrcore.transport.storages import is_here
+
+ClosedElsewhere = Callable[[Repository], Closed | None]
 
 
 def default_slots() -> int:
@@ -28,17 +33,17 @@ def default_slots() -> int:
     return max(2, os.cpu_count() or 2)
 
 
-def balance(catalog: Catalog) -> int:
+def balance(catalog: Catalog, elsewhere: ClosedElsewhere) -> int:
     """Grant what fits; return how many grants were made."""
     if not catalog.waiting():
         return 0
-    return catalog.balance(functools.partial(decide, capacities_of(catalog)))
+    return catalog.balance(functools.partial(decide, capacities_of(catalog, elsewhere)))
 
 
-def capacities_of(catalog: Catalog) -> Capacities:
-    """Return what there is room for at all, and what takes nothing new now."""
+def capacities_of(catalog: Catalog, elsewhere: ClosedElsewhere) -> Capacities:
+    """Return what there is room for at all, and what takes nothing new now; `elsewhere`: as last seen, of others."""
     servers, repositories = catalog.servers(), catalog.repositories()
-    closed = {f"repository:{one.repository_id}": why for one in repositories if (why := _closed(one))}
+    closed = {f"repository:{one.repository_id}": why for one in repositories if (why := _closed(one, elsewhere))}
     closed |= away(servers, catalog.server_states()) | shut(catalog.jobs_with_windows(), time.time())
     return Capacities(_limits(servers, repositories), closed, _labels(servers, repositories))
 
@@ -66,9 +71,17 @@ def shut(jobs: Iterable[Job], now: float) -> dict[str, Closed]:
 
 
 def check_can_run(repository: Repository, servers: tuple[Server, ...], proxies: Collection[str] = ()) -> None:
-    """Raise `CanNeverRun` where no task of a job could ever have all that it needs. `proxies`: the job's own list."""
+    """Raise `CanNeverRun` where no task of a job could ever have all that it needs. `proxies`: the job's own list.
+
+    Raises `NoRoute` where the data of none of them could go to the repository.
+    """
     beside = check_can_be_used(repository, servers)
     listed = tuple(one for one in servers if not proxies or one.name in proxies)
+    able = tuple(one for one in listed if "proxy" in one.roles)
+    # The gateway of a share is chosen by each session, and its proxies with it.
+    if able and not repository.is_share and not any(has_route(one, beside) for one in able):
+        names = ", ".join(one.name for one in able)
+        raise NoRoute(f"repository {repository.name} is on {beside.name}, which only dials, and so does {names}")
     choices = tuple(Choice(one.name, "", server_units(one.server_id, (beside.server_id,))) for one in listed)
     disk = Demand("", "", "task", "", 0.0, CLASS_REGULAR, manual=False, choices=choices)
     if why := why_never(Capacities(_limits(servers, (repository,)), {}, _labels(servers, (repository,))), disk):
@@ -79,10 +92,14 @@ def check_can_be_used(repository: Repository, servers: tuple[Server, ...]) -> Se
     """Return the server beside a repository. Raise `CanNeverRun` where no task could ever have a place there."""
     if repository.slots < 1:
         raise CanNeverRun(f"repository {repository.name} has no slots")
-    by_name = {server.name: server for server in servers}
-    beside = by_name.get(repository.server)
+    if repository.is_share:
+        beside = max(candidates(repository, servers), key=lambda one: one.host_budget, default=None)
+        what = f"a gateway of repository {repository.name}"
+    else:
+        beside = next((one for one in servers if one.name == repository.server), None)
+        what = f"the server {repository.server} of repository {repository.name}"
     if beside is None or beside.host_budget < 1:
-        raise CanNeverRun(f"the server {repository.server} of repository {repository.name} may take part in no task")
+        raise CanNeverRun(f"{what} may take part in no task")
     return beside
 
 
@@ -102,20 +119,25 @@ def _labels(servers: tuple[Server, ...], repositories: tuple[Repository, ...]) -
     return labels
 
 
-def _closed(repository: Repository) -> Closed | None:
-    """What stands on another server is looked at there; nothing here may wait for it."""
-    if repository.server != LOCAL_SERVER:
-        return None
+def _closed(repository: Repository, elsewhere: ClosedElsewhere) -> Closed | None:
+    """What stands elsewhere is looked at in the background; nothing here may wait for it."""
+    if not is_here(repository):
+        return elsewhere(repository)
     try:
-        open_repository(Path(repository.path), repository.repository_id)
-        space = repository_space(Path(repository.path), repository.reserve_bytes)
+        storage = open_repository(Path(repository.path), repository.repository_id)
+        space = space_of(storage, repository.reserve_bytes)
     except VbrError as error:
         return Closed(error.code, str(error))
-    if space.below_reserve:
-        return Closed(
-            "repository_below_reserve",
-            f"repository {repository.name} has {space.free_bytes} bytes free, less than its reserve of"
-            f" {space.reserve_bytes}",
-            to_writers=True,
-        )
-    return None
+    return below_reserve(repository, space)
+
+
+def below_reserve(repository: Repository, space: Space | None) -> Closed | None:
+    """Say that a repository is too full to be written to; None: it is not."""
+    if space is None or not space.below_reserve:
+        return None
+    return Closed(
+        "repository_below_reserve",
+        f"repository {repository.name} has {space.free_bytes} bytes free, less than its reserve of"
+        f" {space.reserve_bytes}",
+        to_writers=True,
+    )

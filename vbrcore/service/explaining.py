@@ -32,7 +32,7 @@ class _State:
 
     def __init__(self, call: Call) -> None:
         catalog = call.service.catalog
-        self.capacities: Capacities = capacities_of(catalog)
+        self.capacities: Capacities = capacities_of(catalog, call.service.elsewhere.closed)
         self.held: tuple[Held, ...] = catalog.held()
         self.pending: tuple[Pending, ...] = catalog.pending()
         self.sessions: dict[str, Session] = {one.session_id: one for one in catalog.live_sessions()}

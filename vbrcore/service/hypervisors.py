@@ -3,7 +3,7 @@
 from vbrcore.api import operations, types
 from vbrcore.model.errors import InvalidValue
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL_SERVER, Hypervisor
+from vbrcore.model.inventory import Hypervisor
 from vbrcore.plugins.api import Plugin
 from vbrcore.plugins.loader import load, settings_from
 from vbrcore.secrets.secret import Secret
@@ -29,7 +29,7 @@ def _add(call: Call, request: types.HypervisorAdd) -> types.HypervisorView:
         plugin=request.plugin,
         settings=request.settings,
         secret_names=tuple(sorted(request.secrets)),
-        server=LOCAL_SERVER,
+        server=call.service.catalog.server_by_name(request.server).name,
     )
     call.service.catalog.add_hypervisor(hypervisor, {name: Secret(text) for name, text in request.secrets.items()})
     return _view(hypervisor)
@@ -62,4 +62,6 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
 
 
 def _view(hypervisor: Hypervisor) -> types.HypervisorView:
-    return types.HypervisorView(hypervisor.hypervisor_id, hypervisor.name, hypervisor.plugin, dict(hypervisor.settings))
+    return types.HypervisorView(
+        hypervisor.hypervisor_id, hypervisor.name, hypervisor.plugin, dict(hypervisor.settings), hypervisor.server
+    )

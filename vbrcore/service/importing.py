@@ -20,14 +20,16 @@ from vbrcore.model.errors import (
     VbrError,
 )
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL_SERVER, Repository
+from vbrcore.model.inventory import LOCAL, Repository
 from vbrcore.secrets.repositorykey import RepositoryKey
 from vbrcore.service.repositories import check_settings, find_repository, key_of
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.survey import Surveyed, survey, survey_all
 from vbrcore.service.values import check_name
 from vbrcore.storage.local import LocalStorage
-from vbrcore.storage.repository import IDENTITY_NAME, adopt_repository, open_repository, read_identity
+from vbrcore.storage.port import Storage
+from vbrcore.storage.repository import IDENTITY_NAME, read_identity, write_identity
+from vbrcore.transport.storages import is_here
 
 
 def add_routes(routes: Routes) -> None:
@@ -60,13 +62,13 @@ def _import(call: Call, request: types.RepositoryImport) -> types.ImportView:
     repository = Repository(
         repository_id=repository_id or new_id(),
         name=request.name,
-        server=LOCAL_SERVER,
+        server=LOCAL,
         path=request.path,
         slots=slots,
         reserve_bytes=request.reserve_bytes,
     )
     if adopted:
-        adopt_repository(path, repository.repository_id)
+        write_identity(storage, path, repository.repository_id)
     try:
         _add(catalog, repository, key, chains)
     except VbrError:
@@ -96,11 +98,11 @@ def _check_unknown(catalog: Catalog, name: str, path: Path) -> None:
     for one in catalog.repositories():
         if one.name == name:
             raise AlreadyExists(f"there is a repository {name} already")
-        if Path(one.path).resolve() == path.resolve():
+        if is_here(one) and Path(one.path).resolve() == path.resolve():
             raise AlreadyExists(f"{path} is repository {one.name} already")
 
 
-def _check_key(path: Path, chains: list[Surveyed], key: RepositoryKey | None) -> None:
+def _check_key(path: object, chains: list[Surveyed], key: RepositoryKey | None) -> None:
     """Raise where a key was given and opens none of the chains. Some may have been left behind by a change of it."""
     if key is None:
         return
@@ -160,7 +162,7 @@ def _rescan(call: Call, request: types.RepositoryRescan) -> types.RescanView:
     catalog = call.service.catalog
     repository = find_repository(call, request.name)
     repository_id = repository.repository_id
-    storage = open_repository(Path(repository.path), repository_id)
+    storage = call.service.elsewhere.open(repository)
     if request.key is not None:
         _learn_key(catalog, repository, storage, key_of(request.key))
     keys = [key for key in (catalog.repository_key(repository_id), catalog.next_repository_key(repository_id)) if key]
@@ -192,17 +194,17 @@ def _rescan(call: Call, request: types.RepositoryRescan) -> types.RescanView:
     )
 
 
-def _learn_key(catalog: Catalog, repository: Repository, storage: LocalStorage, key: RepositoryKey) -> None:
+def _learn_key(catalog: Catalog, repository: Repository, storage: Storage, key: RepositoryKey) -> None:
     if catalog.is_encrypted(repository.repository_id):
         raise AlreadyExists(
             f"what repository {repository.name} opens with is known: 'repository passphrase' changes it"
         )
-    _check_key(Path(repository.path), survey_all(storage, [key]), key)
+    _check_key(repository.path, survey_all(storage, [key]), key)
     catalog.set_repository_key(repository.repository_id, key)
 
 
 @contextlib.contextmanager
-def _settled(storage: LocalStorage, directory: str) -> Iterator[None]:
+def _settled(storage: Storage, directory: str) -> Iterator[None]:
     """Keep writers of a chain away for a moment. Raises `ChainLocked`. What is gone or read-only has no writer."""
     if directory not in list_chains(storage):
         yield

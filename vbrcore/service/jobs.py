@@ -1,10 +1,9 @@
 """Jobs: made, shown, started, stopped, scheduled, deleted."""
 
-from pathlib import Path
-
 import msgspec
 
-from vbrcore.api import operations, types
+from vbrcore.api import jobs, operations, types
+from vbrcore.catalog.catalog import Catalog
 from vbrcore.chain.listing import delete_chain_files
 from vbrcore.model.days import check_days
 from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, KeyNeeded, NotFound
@@ -19,7 +18,6 @@ from vbrcore.service.repositories import check_confirmed, find_repository
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.upcoming import check_not_followed, reason, shown_schedule, upcoming
 from vbrcore.service.values import check_name, moment
-from vbrcore.storage.repository import open_repository
 
 _NOT_INSTALLED = (
     "no installed service runs, so nothing starts this job while nobody uses vbrcore: 'service install' changes that"
@@ -30,6 +28,7 @@ def add_routes(routes: Routes) -> None:
     routes.add(operations.JOB_CREATE, _create)
     routes.add(operations.JOB_LIST, _list)
     routes.add(operations.JOB_SHOW, _show)
+    routes.add(operations.JOB_EDIT, _edit)
     routes.add(operations.JOB_RUN, _run)
     routes.add(operations.JOB_FULL, _full)
     routes.add(operations.JOB_STOP, _stop)
@@ -65,11 +64,12 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
     repository = find_repository(call, request.repository)
     hypervisor_id = source_id = ""
     if request.from_repository:
+        _check_copy_placement(request)
         source_id = copy_source(call, request, repository).repository_id
     else:
         if not request.hypervisor:
             raise InvalidValue("a job needs a hypervisor, or (a backup copy) another repository, to take machines from")
-        check_can_run(repository, catalog.servers())
+        check_can_run(repository, catalog.servers(), request.proxies)
         hypervisor_id = catalog.hypervisor_by_name(request.hypervisor).hypervisor_id
     if catalog.has_sealed_points(repository.repository_id):
         raise KeyNeeded(f"repository {repository.name} has encrypted chains: 'repository rescan' takes the passphrase")
@@ -87,17 +87,47 @@ def _create(call: Call, request: types.JobCreate) -> types.JobView:
         per_machine=request.per_machine,
         fulls=request.fulls,
         source_repository_id=source_id,
+        priority=request.priority,
+        proxies=_proxies(catalog, request.proxies),
+        wait_for_best=request.wait_for_best,
     )
     mapped = None
     if request.map_chain:
         from vbrcore.service.mapping import check_mapping  # noqa: PLC0415 - which stands on this module
 
-        mapped = check_mapping(catalog, repository, job, request.map_chain)
+        mapped = check_mapping(call, repository, job, request.map_chain)
         job = msgspec.structs.replace(job, directory=mapped.directory)
     catalog.add_job(job)
     if mapped is not None:
         mapped.adopt(catalog, job.job_id)
     return _view(call, job)
+
+
+def _proxies(catalog: Catalog, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of servers, each once. Raises `NotFound`."""
+    return tuple(dict.fromkeys(catalog.server_by_name(name).name for name in names))
+
+
+def _check_copy_placement(request: types.JobCreate | jobs.JobEdit) -> None:
+    if request.proxies or request.wait_for_best:
+        raise InvalidValue("a backup copy is read beside its source: it has no proxies and no transport mode")
+
+
+def _edit(call: Call, request: jobs.JobEdit) -> types.JobView:
+    """Change what was named. Raises `CanNeverRun` where no listed proxy could take a disk."""
+    catalog = call.service.catalog
+    job = find_job(call, request.name)
+    asked = {"priority": request.priority, "proxies": request.proxies, "wait_for_best": request.wait_for_best}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if not changes:
+        raise InvalidValue("nothing is to be changed")
+    if job.is_copy:
+        _check_copy_placement(request)
+    elif request.proxies is not None:
+        changes["proxies"] = _proxies(catalog, request.proxies)
+        check_can_run(catalog.repository(job.repository_id), catalog.servers(), request.proxies)
+    catalog.update_job(job.job_id, **changes)
+    return _view(call, find_job(call, job.job_id))
 
 
 def _list(call: Call, _request: types.Nothing) -> tuple[types.JobView, ...]:
@@ -110,7 +140,8 @@ def _show(call: Call, request: types.ByName) -> types.JobView:
 
 def _run(call: Call, request: types.ByName) -> types.SessionStarted:
     job = find_job(call, request.name)
-    session = call.service.start_session(job.run_kind, job_id=job.job_id, name=job.name, request={})
+    asked: dict[str, object] = {"quick": True} if isinstance(request, jobs.JobRun) and request.quick else {}
+    session = call.service.start_session(job.run_kind, job_id=job.job_id, name=job.name, request=asked)
     return types.SessionStarted(session.session_id, job.job_id)
 
 
@@ -180,7 +211,7 @@ def _delete(call: Call, request: types.Remove) -> types.Nothing:
     check_not_followed(catalog, job)
     chains = catalog.chains_of(job.job_id) if request.with_backups else frozenset()
     repositories = {one: catalog.repository(one) for one, _ in chains}
-    storages = {one: open_repository(Path(found.path), one) for one, found in repositories.items()}
+    storages = {one: call.service.elsewhere.open(found) for one, found in repositories.items()}
     if (live := catalog.live_session_of(job.job_id)) is not None:
         raise JobAlreadyRunning(f"session {live.session_id} of job {job.name} still runs")
     # The job last: where its files cannot be deleted, nothing is forgotten.
@@ -224,6 +255,8 @@ def _view(call: Call, job: Job) -> types.JobView:
         from_repository=catalog.repository(job.source_repository_id).name if job.is_copy else "",
         health=job.health,
         directory=job.directory,
+        proxies=job.proxies,
+        wait_for_best=job.wait_for_best,
     )
 
 

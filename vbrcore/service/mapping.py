@@ -1,6 +1,6 @@
 """Chain mapping: a job goes on with a chain that is there already, e.g. one that was imported."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from vbrcore.api import operations, types
 from vbrcore.catalog.catalog import Catalog
@@ -20,7 +20,6 @@ from vbrcore.model.job import Job
 from vbrcore.service.chains import OpenedChain, open_chain
 from vbrcore.service.jobs import find_job, job_view
 from vbrcore.service.routes import Call, Routes
-from vbrcore.storage.repository import open_repository
 
 
 def add_routes(routes: Routes) -> None:
@@ -33,7 +32,7 @@ def _map(call: Call, request: types.JobMap) -> types.JobView:
     if (live := catalog.live_session_of(job.job_id)) is not None:
         raise JobAlreadyRunning(f"session {live.session_id} of job {job.name} still runs")
     repository = catalog.repository(job.repository_id)
-    mapped = check_mapping(catalog, repository, job, request.directory)
+    mapped = check_mapping(call, repository, job, request.directory)
     catalog.update_job(job.job_id, directory=mapped.directory)
     mapped.adopt(catalog, job.job_id)
     return job_view(call, job.job_id)
@@ -53,14 +52,15 @@ class Mapped:
             catalog.replace_points(self._repository_id, job_id, directory, opened.points)
 
 
-def check_mapping(catalog: Catalog, repository: Repository, job: Job, directory: str) -> Mapped:
+def check_mapping(call: Call, repository: Repository, job: Job, directory: str) -> Mapped:
     """Return what the job would go on with; `job` need not be in the catalog yet.
 
     Raises `NotFound`, `InUse`, `InvalidValue` (block size), `NotEncrypted`, `KeyNeeded`, `WrongPassphrase`,
     `FormatNewer`.
     """
-    directory = _relative(directory, Path(repository.path))
-    storage = open_repository(Path(repository.path), repository.repository_id)
+    catalog = call.service.catalog
+    directory = _relative(directory, repository)
+    storage = call.service.elsewhere.open(repository)
     below = f"{directory}/"
     names = [name for name in list_chains(storage) if name == directory or (job.per_machine and name.startswith(below))]
     if not names:
@@ -81,13 +81,13 @@ def check_mapping(catalog: Catalog, repository: Repository, job: Job, directory:
     return Mapped(repository, directory, chains)
 
 
-def _relative(directory: str, root: Path) -> str:
+def _relative(directory: str, repository: Repository) -> str:
     """Return the directory as chains are named. Raises `InvalidValue` for what is outside of the repository."""
     path = PurePosixPath(directory)
     if path.is_absolute():
-        if not path.is_relative_to(root):
-            raise InvalidValue(f"{directory} is not in the repository at {root}")
-        path = path.relative_to(root)
+        if not path.is_relative_to(repository.path):
+            raise InvalidValue(f"{directory} is not in the repository at {repository.path}")
+        path = path.relative_to(repository.path)
     if not path.parts or ".." in path.parts:
         raise InvalidValue(f"{directory!r} names no directory below a repository")
     return path.as_posix()

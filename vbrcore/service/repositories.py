@@ -8,19 +8,31 @@ import msgspec
 
 from vbrcore.api import operations, types
 from vbrcore.chain.listing import delete_chain_files, list_chains
-from vbrcore.model.errors import AlreadyExists, ConfirmationNeeded, InUse, InvalidValue, NotFound, VbrError
+from vbrcore.model.errors import (
+    AlreadyExists,
+    ConfirmationNeeded,
+    InUse,
+    InvalidValue,
+    NotFound,
+    RepositoryNotMounted,
+    VbrError,
+)
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL_SERVER, Repository
+from vbrcore.model.inventory import LOCAL, Repository
+from vbrcore.model.place import Place, share_of
 from vbrcore.secrets.keyfiles import keyfile_of, passphrase_of
 from vbrcore.secrets.repositorykey import RepositoryKey
 from vbrcore.service.balancing import default_slots
+from vbrcore.service.elsewhere import stored_in
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.values import check_name
-from vbrcore.storage.capabilities import probe
-from vbrcore.storage.repository import IDENTITY_NAME, Space, create_repository, open_repository, repository_space
+from vbrcore.storage.local import LocalStorage
+from vbrcore.storage.places import create_at
+from vbrcore.storage.port import Storage
+from vbrcore.storage.repository import IDENTITY_NAME, Space, open_repository, space_of
+from vbrcore.transport.remotestorage import RemoteStorage
+from vbrcore.transport.storages import is_here
 
-_BACKUP_FILE_ENDING = ".vbf"
-_BLOCK_BYTES = 512  # unit of st_blocks
 _MOST_SLOTS = 10_000
 _LARGEST_RESERVE_BYTES = 1 << 60
 _LOWEST_RATE_BYTES_S = 64 * 1024  # below that a single block takes longer than anybody waits
@@ -48,28 +60,76 @@ def _add(call: Call, request: types.RepositoryAdd) -> types.RepositoryView:
     slots = check_settings(request.slots, request.reserve_bytes)
     if request.rate_limit_bytes_s and not _LOWEST_RATE_BYTES_S <= request.rate_limit_bytes_s <= _LARGEST_RESERVE_BYTES:
         raise InvalidValue(f"a rate limit is at least {_LOWEST_RATE_BYTES_S} bytes a second, or 0 for none")
-    repository = Repository(
-        repository_id=new_id(),
-        name=request.name,
-        server=LOCAL_SERVER,
-        path=request.path,
-        slots=slots,
-        reserve_bytes=request.reserve_bytes,
-        rate_limit_bytes_s=request.rate_limit_bytes_s,
-    )
+    repository = _asked_for(call, request, slots)
     key = None if request.key is None else key_of(request.key)
-    create_repository(Path(request.path), repository.repository_id)
+    made: RemoteStorage | None = None
+    if is_here(repository):
+        found: str = create_at(Place(repository.path), repository.repository_id)
+        storage: Storage = LocalStorage(Path(repository.path))
+    else:
+        _check_new(call, repository)
+        storage = made = call.service.elsewhere.create(repository)
+        found = made.storage_class
     try:
-        found = probe(open_repository(Path(request.path), repository.repository_id))
         repository = msgspec.structs.replace(repository, storage_class=found)
         if key is not None:  # before anybody can see the repository, and write to it in the open
             catalog.set_repository_key(repository.repository_id, key)
         catalog.add_repository(repository)
     except VbrError:
         catalog.forget_repository_key(repository.repository_id)
-        (Path(request.path) / IDENTITY_NAME).unlink()
+        storage.remove(IDENTITY_NAME)
         raise
+    finally:
+        if made is not None:
+            call.service.elsewhere.close_storage(made)
     return _view(call, repository)
+
+
+def _asked_for(call: Call, request: types.RepositoryAdd, slots: int) -> Repository:
+    """Return the repository that is to be made. Raises `InvalidValue`, `NotFound`."""
+    catalog = call.service.catalog
+    repository = Repository(
+        repository_id=new_id(),
+        name=request.name,
+        server=request.server,
+        path=request.path,
+        slots=slots,
+        reserve_bytes=request.reserve_bytes,
+        rate_limit_bytes_s=request.rate_limit_bytes_s,
+        site=request.site,
+        proxy_affinity=tuple(dict.fromkeys(catalog.server_by_name(name).name for name in request.proxy_affinity)),
+    )
+    if not request.smb:
+        if request.credential or request.gateways:
+            raise InvalidValue("a credential and gateways belong to a share: a directory is opened by its server")
+        if not request.path.startswith("/"):
+            raise InvalidValue(f"a repository's path must be absolute: {request.path!r}")
+        server = catalog.server_by_name(request.server)
+        if "repository" not in server.roles:
+            raise InvalidValue(f"server {server.name} has not the role repository")
+        return repository
+    if request.path or request.server != LOCAL:
+        raise InvalidValue("a repository is a directory of a server, or a share, not both")
+    if not request.credential:
+        raise InvalidValue("a share needs a credential: nobody is let in without one")
+    for name in request.gateways:
+        gateway = catalog.server_by_name(name)
+        if gateway.name != LOCAL and "gateway" not in gateway.roles:
+            raise InvalidValue(f"server {name} has not the role gateway")
+    return msgspec.structs.replace(
+        repository,
+        server="",
+        path=str(share_of(request.smb)),
+        credential_id=catalog.credential_by_name(request.credential).credential_id,
+        gateways=request.gateways,
+    )
+
+
+def _check_new(call: Call, repository: Repository) -> None:
+    """Raise `AlreadyExists` where this place is a repository of ours."""
+    for one in call.service.catalog.repositories():
+        if (one.server, one.path) == (repository.server, repository.path):
+            raise AlreadyExists(f"{one.path} is repository {one.name} already")
 
 
 def check_settings(slots: int | None, reserve_bytes: int | None) -> int:
@@ -103,7 +163,7 @@ def _passphrase(call: Call, request: types.RepositoryPassphrase) -> types.Sessio
         raise InUse(
             f"an earlier change of the passphrase of {repository.name} was not completed: give that passphrase again"
         )
-    open_repository(Path(repository.path), repository.repository_id)
+    call.service.elsewhere.open(repository)
     catalog.begin_key_change(repository.repository_id, key)
     session = call.service.start_session(
         "rekey", job_id="", name=repository.name, request={"repository_id": repository.repository_id}
@@ -134,9 +194,8 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
     check_confirmed(request)
     catalog = call.service.catalog
     repository = find_repository(call, request.name)
-    path = Path(repository.path)
     # Opened first: what is not mounted cannot be deleted, and must not be forgotten as if it were.
-    storage = open_repository(path, repository.repository_id) if request.with_backups else None
+    storage = call.service.elsewhere.open(repository) if request.with_backups else None
     used_by = [
         job.name for job in catalog.jobs() if repository.repository_id in {job.repository_id, job.source_repository_id}
     ]
@@ -152,56 +211,65 @@ def _remove(call: Call, request: types.Remove) -> types.Nothing:
     return types.Nothing()
 
 
-def _view(call: Call, repository: Repository) -> types.RepositoryView:
-    path = Path(repository.path)
-    state, reason, space = "ok", "", Space(0, 0, 0)
-    stored: dict[str, int] = {}
-    files = 0
-    try:
-        open_repository(path, repository.repository_id)
-        space = repository_space(path, repository.reserve_bytes)
-        stored, files = _stored(path)
-    except VbrError as error:
-        state, reason = "not_mounted", str(error)
+class _State(msgspec.Struct, frozen=True):
+    state: str
+    reason: str = ""
+    space: Space = Space(0, 0, 0)
+    stored_bytes: dict[str, int] = {}
+    files: int = 0
+
+
+def _state(call: Call, repository: Repository) -> _State:
+    """Say how a repository is: one of this machine now, others as they were seen lately."""
+    if is_here(repository):
+        try:
+            storage = open_repository(Path(repository.path), repository.repository_id)
+            space = space_of(storage, repository.reserve_bytes)
+            stored, files = stored_in(storage)
+        except VbrError as error:
+            return _State("not_mounted", str(error))
+        if os.statvfs(repository.path).f_flag & os.ST_RDONLY or not os.access(repository.path, os.W_OK):
+            return _State("read_only", f"{repository.path} cannot be written", space, stored, files)
     else:
-        if os.statvfs(path).f_flag & os.ST_RDONLY or not os.access(path, os.W_OK):
-            state, reason = "read_only", f"{path} cannot be written"
-        elif space.below_reserve:
-            state, reason = "below_reserve", "no task starts while less than the reserve is free"
+        seen = call.service.elsewhere.seen(repository)
+        if seen.space is None:
+            away = isinstance(seen.error, RepositoryNotMounted)
+            return _State("not_mounted" if away else "away", str(seen.error))
+        space, stored, files = seen.space, seen.stored_bytes, seen.files
+    if space.below_reserve:
+        reason = "no task starts while less than the reserve is free"
+        return _State("below_reserve", reason, space, stored, files)
+    return _State("ok", "", space, stored, files)
+
+
+def _view(call: Call, repository: Repository) -> types.RepositoryView:
+    catalog = call.service.catalog
+    now = _state(call, repository)
+    credentials = {one.credential_id: one.name for one in catalog.credentials()} if repository.is_share else {}
     return types.RepositoryView(
         repository_id=repository.repository_id,
         name=repository.name,
-        server=repository.server,
+        server=repository.server or call.service.elsewhere.gateway(repository),
         path=repository.path,
         slots=repository.slots,
-        slots_used=call.service.catalog.usage()[f"repository:{repository.repository_id}"],
-        state=state,
-        reason=reason,
-        size_bytes=space.size_bytes,
-        free_bytes=space.free_bytes,
-        reserve_bytes=space.reserve_bytes,
-        stored_bytes=sum(stored.values()),
-        live_bytes=_live(stored, call.service.catalog.live_bytes(repository.repository_id)),
-        files=files,
-        encrypted=call.service.catalog.is_encrypted(repository.repository_id),
+        slots_used=catalog.usage()[f"repository:{repository.repository_id}"],
+        state=now.state,
+        reason=now.reason,
+        size_bytes=now.space.size_bytes,
+        free_bytes=now.space.free_bytes,
+        reserve_bytes=now.space.reserve_bytes,
+        stored_bytes=sum(now.stored_bytes.values()),
+        live_bytes=_live(now.stored_bytes, catalog.live_bytes(repository.repository_id)),
+        files=now.files,
+        encrypted=catalog.is_encrypted(repository.repository_id),
         storage_class=repository.storage_class,
         rate_limit_bytes_s=repository.rate_limit_bytes_s,
+        proxy_affinity=repository.proxy_affinity,
+        kind="smb" if repository.is_share else "directory",
+        site=repository.site,
+        credential=credentials.get(repository.credential_id, ""),
+        gateways=repository.gateways,
     )
-
-
-def _stored(path: Path) -> tuple[dict[str, int], int]:
-    """Return the bytes that backup files take on the disk, by chain directory, and how many files there are."""
-    stored: dict[str, int] = {}
-    files = 0
-    for found in path.rglob(f"*{_BACKUP_FILE_ENDING}"):
-        try:
-            taken_bytes = found.stat().st_blocks * _BLOCK_BYTES
-        except FileNotFoundError:
-            continue  # given back just now
-        directory = str(found.parent.relative_to(path))
-        stored[directory] = stored.get(directory, 0) + taken_bytes
-        files += 1
-    return stored, files
 
 
 def _live(stored: Mapping[str, int], known: Mapping[str, int]) -> int:

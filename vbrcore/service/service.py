@@ -14,9 +14,11 @@ from vbrcore.service.balancing import balance
 from vbrcore.service.checks import Checks
 from vbrcore.service.cleanup import Cleanup
 from vbrcore.service.configuration import Configuration
+from vbrcore.service.elsewhere import Elsewhere
 from vbrcore.service.live import LiveStore
 from vbrcore.service.managers import Managers
 from vbrcore.service.scheduler import Scheduler
+from vbrcore.service.serverwatch import ServerWatch
 from vbrcore.service.upkeep import jobs_with_due_upkeep
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Service:
         self.started = time.time()
         self.live = LiveStore()
         self.managers = Managers(home, catalog)
+        self.elsewhere = Elsewhere(home, catalog)
         self.stopping = False
         self.ended = asyncio.Event()
         self._cleanup = Cleanup(catalog, self.managers)
@@ -55,6 +58,7 @@ class Service:
         self._idle_s = idle_s
         self._last_call = time.monotonic()
         self._clock_offset = time.time() - time.monotonic()
+        self.servers = ServerWatch(catalog, self.poke)
 
     # --- for the handlers -----------------------------------------------------------------------
 
@@ -127,6 +131,19 @@ class Service:
     async def run(self) -> None:
         """Recover, then supervise until the service has ended. An error that was not expected is logged, no more."""
         await asyncio.to_thread(self._recover)
+        watching = (
+            asyncio.create_task(self.servers.run(), name="servers"),
+            asyncio.create_task(self.elsewhere.watch(), name="repositories"),
+        )
+        try:
+            await self._supervise()
+        finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+            await self.elsewhere.close()
+
+    async def _supervise(self) -> None:
         version = -1
         checked = scheduled = kept = 0.0
         while not self.ended.is_set():
@@ -148,7 +165,7 @@ class Service:
                 seen = self.catalog.data_version()
                 if poked or changed or seen != version:
                     version = seen
-                    await asyncio.to_thread(balance, self.catalog)
+                    await asyncio.to_thread(balance, self.catalog, self.elsewhere.closed)
                 if self._cleanup.pending:
                     self._clean.clear()
                 else:

@@ -302,6 +302,11 @@ class LocalStorage:
             status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
+    def capacity_bytes(self) -> int:
+        with storage_errors(self.root):
+            status = os.statvfs(self.root)
+        return status.f_blocks * status.f_frsize
+
     def path_of(self, name: str) -> Path:
         """Return where a file of this storage lies. Raises `InvalidValue`."""
         return self.root / check_name(name)

@@ -124,6 +124,9 @@ class Storage(Protocol):
 
     def free_bytes(self) -> int: ...
 
+    def capacity_bytes(self) -> int:
+        """Return the size of what the storage lies on, free or not."""
+
 
 def whole_blocks(offset: int, length: int, alignment_bytes: int) -> tuple[int, int]:
     """Return offset and length of the whole blocks inside a range; the length is 0 where there are none."""

@@ -1,7 +1,7 @@
 """A repository: a directory with an identity file, and the rules about its free space."""
 
 import contextlib
-import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +12,16 @@ from vbrcore.model.errors import (
     FormatNewer,
     InvalidValue,
     NotFound,
+    PermissionRefused,
     RepositoryExists,
     RepositoryNotEmpty,
     RepositoryNotMounted,
+    StorageFailed,
     VbrError,
 )
 from vbrcore.model.foreign import UNDECODABLE
-from vbrcore.storage.local import LocalStorage, storage_errors, writing_errors
+from vbrcore.storage.local import LocalStorage, writing_errors
+from vbrcore.storage.port import Storage
 
 IDENTITY_NAME: Final = "vbrcore-repository.json"
 _FORMAT = "vbrcore repository"
@@ -71,12 +74,9 @@ def create_repository(path: Path, repository_id: str) -> None:
             names = {entry.name for entry in path.iterdir()}
     except (NotFound, AlreadyExists) as error:  # a file, or a link to nowhere, is in the way
         raise InvalidValue(f"{path} cannot be made a directory") from error
-    if IDENTITY_NAME in names:
-        raise RepositoryExists(f"{path} is a repository already")
-    if names - _IGNORED:
-        raise RepositoryNotEmpty(f"{path} is not empty")
+    check_empty(path, names)
     try:
-        _write_identity(path, Identity(_FORMAT, _IDENTITY_VERSION, repository_id))
+        write_identity(LocalStorage(path), path, repository_id)
     except VbrError:
         if made:
             with contextlib.suppress(OSError):
@@ -84,65 +84,78 @@ def create_repository(path: Path, repository_id: str) -> None:
         raise
 
 
-def adopt_repository(path: Path, repository_id: str) -> None:
-    """Write the identity of a directory that has backup files and lost its own. As `create_repository`."""
-    _write_identity(path, Identity("vbrcore repository", _IDENTITY_VERSION, repository_id))
+def check_empty(where: object, names: Iterable[str]) -> None:
+    """Raise `RepositoryExists` or `RepositoryNotEmpty` where what is to be a repository holds these names."""
+    found = set(names)
+    if IDENTITY_NAME in found:
+        raise RepositoryExists(f"{where} is a repository already")
+    if found - _IGNORED:
+        raise RepositoryNotEmpty(f"{where} is not empty")
 
 
-def _write_identity(path: Path, identity: Identity) -> None:
-    """Write the identity file, or leave none behind."""
-    file_path = path / IDENTITY_NAME
-    with writing_errors(path):
-        try:
-            file = file_path.open("xb")
-        except FileExistsError as error:
-            raise RepositoryExists(f"{path} became a repository just now") from error
-        try:
-            with file:
-                file.write(msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            LocalStorage(path).sync_directory("")
-        except BaseException:
-            file_path.unlink(missing_ok=True)
-            raise
-
-
-def read_identity(path: Path) -> Identity:
-    """Return a repository's identity. Raises `RepositoryNotMounted` when path or file is missing or unreadable."""
+def write_identity(storage: Storage, where: object, repository_id: str) -> None:
+    """Write the identity file, durable, or leave none behind. `where`: what people call the place."""
+    identity = Identity(_FORMAT, _IDENTITY_VERSION, repository_id)
     try:
-        with (path / IDENTITY_NAME).open("rb") as file:
-            data = file.read(_MAX_IDENTITY_BYTES)
+        appender = storage.create(IDENTITY_NAME)
+    except AlreadyExists as error:
+        raise RepositoryExists(f"{where} became a repository just now") from error
+    try:
+        try:
+            appender.write(0, [msgspec.json.format(msgspec.json.encode(identity)) + b"\n"])
+            appender.sync()
+        finally:
+            appender.close()
+        storage.sync_directory("")
+    except BaseException:
+        with contextlib.suppress(VbrError):
+            storage.remove(IDENTITY_NAME)
+        raise
+
+
+def identity_of(storage: Storage, where: object) -> Identity:
+    """Return a repository's identity. Raises `RepositoryNotMounted` when place or file is missing or unreadable."""
+    try:
+        data = storage.read(IDENTITY_NAME, 0, _MAX_IDENTITY_BYTES)
         identity = msgspec.json.decode(data, type=Identity)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RepositoryNotMounted(f"{path} has no {IDENTITY_NAME}") from error
+    except NotFound as error:
+        raise RepositoryNotMounted(f"{where} has no {IDENTITY_NAME}") from error
     except UNDECODABLE as error:
-        raise RepositoryNotMounted(f"{path / IDENTITY_NAME} is damaged: {error}") from error
-    except OSError as error:
-        raise RepositoryNotMounted(f"{path / IDENTITY_NAME} cannot be read: {error.strerror}") from error
+        raise RepositoryNotMounted(f"{where}/{IDENTITY_NAME} is damaged: {error}") from error
+    except (PermissionRefused, StorageFailed) as error:
+        raise RepositoryNotMounted(f"{where}/{IDENTITY_NAME} cannot be read: {error}") from error
     if identity.format != _FORMAT:
-        raise RepositoryNotMounted(f"{path / IDENTITY_NAME} is of something else: {identity.format[:40]!r}")
+        raise RepositoryNotMounted(f"{where}/{IDENTITY_NAME} is of something else: {identity.format[:40]!r}")
     if identity.version > _IDENTITY_VERSION:
-        raise FormatNewer(f"{path} was made by a later version")
+        raise FormatNewer(f"{where} was made by a later version")
     return identity
 
 
-def open_repository(path: Path, repository_id: str) -> LocalStorage:
-    """Return the storage at a repository's root. Raises `RepositoryNotMounted`; never makes anything."""
-    found = read_identity(path).repository_id
+def read_identity(path: Path) -> Identity:
+    """Return the identity of a directory of this machine, as `identity_of`."""
+    return identity_of(LocalStorage(path), path)
+
+
+def check_identity(storage: Storage, where: object, repository_id: str) -> None:
+    """Raise `RepositoryNotMounted` unless this is that repository; never makes anything."""
+    found = identity_of(storage, where).repository_id
     if found != repository_id:
-        raise RepositoryNotMounted(f"{path} holds repository {found}, not {repository_id}")
-    return LocalStorage(path)
+        raise RepositoryNotMounted(f"{where} holds repository {found}, not {repository_id}")
 
 
-def repository_space(path: Path, reserve_bytes: int | None = None) -> Space:
-    """Return size, free bytes and reserve of a path's file system; `reserve_bytes` None: `reserve_of`."""
-    with storage_errors(path):
-        status = os.statvfs(path)
-    size_bytes = status.f_blocks * status.f_frsize
+def open_repository(path: Path, repository_id: str) -> LocalStorage:
+    """Return the storage at the root of a repository of this machine. Raises `RepositoryNotMounted`."""
+    storage = LocalStorage(path)
+    check_identity(storage, path, repository_id)
+    return storage
+
+
+def space_of(storage: Storage, reserve_bytes: int | None = None) -> Space:
+    """Return size, free bytes and reserve of what a storage lies on; `reserve_bytes` None: `reserve_of`."""
+    size_bytes = storage.capacity_bytes()
     if reserve_bytes is None:
         reserve_bytes = reserve_of(size_bytes)
-    return Space(size_bytes, status.f_bavail * status.f_frsize, reserve_bytes)
+    return Space(size_bytes, storage.free_bytes(), reserve_bytes)
 
 
 def reserve_of(size_bytes: int) -> int:

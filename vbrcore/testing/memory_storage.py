@@ -193,6 +193,9 @@ class MemoryStorage:
         """Return the capacity less all blocks, shared ones once."""
         return self._capacity_bytes - self._used_blocks * self.alignment_bytes
 
+    def capacity_bytes(self) -> int:
+        return self._capacity_bytes
+
     def file(self, name: str) -> MemoryFile:
         """Return a file with its blocks. Raises `NotFound`."""
         with self._mutex:

@@ -34,6 +34,8 @@ WANTED = (
     Wanted("cryptography"),
     Wanted("cffi", only=("_cffi_backend",)),
     Wanted("psutil"),
+    Wanted("smbprotocol", only=("smbprotocol/",)),
+    Wanted("pyspnego", only=("spnego/",)),
 )
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _KEPT = 8

@@ -31,16 +31,19 @@ from vbrcore.plugins.api import (
     SourceSpec,
 )
 
+EVERY_HOST = "*"  # of machines whose directory every server has
+
 
 class ImageDirectory:
     """See `vbrcore.plugins.api.Hypervisor`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, host: str = "") -> None:
         self._root = root
+        self._host = host
 
     def inventory(self) -> Sequence[Machine]:
         try:
-            return [_machine(found) for found in find_machines(self._root)]
+            return [_machine(found, self._host) for found in find_machines(self._root)]
         except OSError as error:
             raise HypervisorUnreachable(f"{error.filename or self._root} cannot be read: {error.strerror}") from error
 
@@ -137,12 +140,12 @@ class ImageDirectory:
         return found
 
 
-def _machine(found: FoundMachine) -> Machine:
+def _machine(found: FoundMachine, host: str) -> Machine:
     try:
         disks = [Disk(disk.path.name, disk.path.name, disk.size_bytes) for disk in examine(found)]
     except ImageInvalid:
         disks = []  # its directory cannot be read: `plan_snapshot` fails with the reason
-    return Machine(found.machine_id, found.name, tuple(disks))
+    return Machine(found.machine_id, found.name, tuple(disks), host=host)
 
 
 def _state(name: str) -> str:

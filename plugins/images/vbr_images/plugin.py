@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from vbr_images.hypervisor import ImageDirectory
+from vbr_images.hypervisor import EVERY_HOST, ImageDirectory
 from vbrcore.model.errors import HypervisorUnreachable, InvalidValue
 from vbrcore.model.inventory import Machine
 from vbrcore.plugins.api import PluginInfo
@@ -14,6 +14,7 @@ from vbrcore.plugins.api import PluginInfo
 
 class Settings(msgspec.Struct, frozen=True):
     path: Annotated[str, msgspec.Meta(min_length=1, description="the directory that holds the machines")]
+    shared: Annotated[bool, msgspec.Meta(description="it is mounted there on every server, e.g. by NFS")] = False
 
 
 class ImagesPlugin:
@@ -32,10 +33,10 @@ class ImagesPlugin:
             raise InvalidValue(f"setting 'path': {wanted.path!r} is not absolute")
         if not root.is_dir():
             raise HypervisorUnreachable(f"{wanted.path} is no directory")
-        return ImageDirectory(root)
+        return ImageDirectory(root, host=EVERY_HOST if wanted.shared else "")
 
-    def transport_modes(self, machine: Machine, server: str) -> Sequence[str]:  # noqa: ARG002 - the same for all
-        return ("file",) if server == "local" else ()
+    def transport_modes(self, machine: Machine, server: str) -> Sequence[str]:
+        return ("file",) if server == "local" or machine.host == EVERY_HOST else ()
 
 
 PLUGIN = ImagesPlugin()
