@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
-from vbrcore.model.inventory import LOCAL
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.job import Compression, Fulls, HealthSchedule, Priority, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
@@ -34,7 +34,7 @@ class HypervisorAdd(msgspec.Struct, frozen=True):
     plugin: str
     settings: dict[str, str] = {}
     secrets: dict[str, str] = {}
-    server: str = LOCAL
+    server: str = LOCAL_SERVER
 
 
 class HypervisorView(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class HypervisorView(msgspec.Struct, frozen=True):
     name: str
     plugin: str
     settings: dict[str, str]
-    server: str = LOCAL
+    server: str = LOCAL_SERVER
 
 
 class KeyFiles(msgspec.Struct, frozen=True):
@@ -187,25 +187,6 @@ class Remove(msgspec.Struct, frozen=True):
     name: str
     with_backups: bool = False
     confirm: str = ""
-
-
-class NetworkRuleSet(msgspec.Struct, frozen=True):
-    """What all tasks together may send between two sites, in bytes per second."""
-
-    site_a: str
-    site_b: str
-    rate_limit_bytes_s: int
-
-
-class NetworkRuleRemove(msgspec.Struct, frozen=True):
-    site_a: str
-    site_b: str
-
-
-class NetworkRuleView(msgspec.Struct, frozen=True):
-    site_a: str
-    site_b: str
-    rate_limit_bytes_s: int
 
 
 class CredentialAdd(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from vbrcore.model.errors import (
     ShareRefused,
     VbrError,
 )
-from vbrcore.model.inventory import LOCAL, Repository, Server
+from vbrcore.model.inventory import LOCAL_SERVER, Repository, Server
 from vbrcore.storage.port import Storage
 from vbrcore.transport.remotestorage import RemoteStorage
 from vbrcore.transport.storages import Storages
@@ -40,7 +40,7 @@ def candidates(repository: Repository, servers: Iterable[Server]) -> tuple[Serve
     """Return the servers that may open a share: those it names, else all with the role gateway and this machine."""
     named = repository.gateways
     return tuple(
-        one for one in servers if (one.name in named if named else "gateway" in one.roles or one.name == LOCAL)
+        one for one in servers if (one.name in named if named else "gateway" in one.roles or one.name == LOCAL_SERVER)
     )
 
 
@@ -60,6 +60,7 @@ class Gateways:
         self._catalog = catalog
         self._storages = storages
         self._say = say
+        self.choices: list[dict[str, object]] = []  # for the session's report
         self._settled: dict[str, str] = {}
         self._one_at_a_time = asyncio.Lock()
 
@@ -103,6 +104,8 @@ class Gateways:
                 raise NoGateway(f"no server can open {repository.path}" + (f": {why}" if why else ""))
             if await self._try(repository, choice.gateway):
                 self._say(f"{repository.path}: {explained(choice)}")
+                told: dict[str, object] = msgspec.to_builtins(choice)
+                self.choices.append({"repository": repository.name, "directory": directory} | told)
                 return choice.gateway
 
     def _choice(self, repository: Repository, servers: Iterable[Server], directory: str) -> GatewayChoice:

@@ -107,6 +107,9 @@ async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog, 
         log.error("".join(traceback.format_exception(error)))
         return Outcome(error=info_of(error), failures=1)
     finally:
+        if gateways.choices:
+            report = catalog.session(session.session_id).report | {"gateways": gateways.choices}
+            catalog.update_session(session.session_id, report=report)
         await crew.close()
         await live.close()
         await stop.close()
