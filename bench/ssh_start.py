@@ -47,7 +47,9 @@ def main() -> int:
     """Print one JSON object; times in seconds, each the median of its runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
+    parser.add_argument("--json", default="-", metavar="FILE", help="where the figures go (-: standard output)")
+    arguments = parser.parse_args()
+    runs = arguments.runs
     top = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))
     path = f"{Path(os.path.realpath(sys.executable)).parent}:/usr/bin:/bin"
     try:
@@ -73,7 +75,10 @@ def main() -> int:
         "later_more_s": round(statistics.median(later - one for one, later in pairs), 3),
         "load_average": round(os.getloadavg()[0], 1),
     }
-    print(json.dumps(figures))
+    if arguments.json == "-":
+        print(json.dumps(figures))
+    else:
+        Path(arguments.json).write_text(json.dumps(figures) + "\n", encoding="utf-8")
     return 0
 
 

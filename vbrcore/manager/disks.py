@@ -25,7 +25,7 @@ from vbrcore.model.errors import (
     VbrError,
     WheelsMissing,
 )
-from vbrcore.model.inventory import Machine, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.session import Task
