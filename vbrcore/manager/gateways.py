@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from vbrcore.balancer.gateways import Gateway, GatewayChoice, choose_gateway
+from vbrcore.balancer.words import gateway_words
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.catalog.gateways import Fared
 from vbrcore.model.errors import (
@@ -27,13 +28,6 @@ _KNOWN_S: Final = 86_400.0
 _AWAY_S: Final = 60.0
 # What another gateway would meet as well.
 OF_THE_SHARE: Final = (ShareRefused, RepositoryNotMounted, InvalidValue)
-WORDS: Final = {
-    "only_gateway": "there is no other",
-    "served_the_chain_last": "it served the chain last, and has its index at hand",
-    "same_site": "it stands at the site of the share",
-    "fastest": "it connects in the shortest time",
-    "least_loaded": "it is the least loaded one",
-}
 
 
 def candidates(repository: Repository, servers: Iterable[Server]) -> tuple[Server, ...]:
@@ -47,20 +41,19 @@ def candidates(repository: Repository, servers: Iterable[Server]) -> tuple[Serve
 def explained(choice: GatewayChoice) -> str:
     """Say a choice in words, with those that were not taken."""
     others = "".join(f"; {one.gateway}: {one.reason} ({one.detail})" for one in choice.others)
-    return f"gateway {choice.gateway}: {WORDS.get(choice.reason, choice.reason)}{others}"
+    return f"gateway {choice.gateway}: {gateway_words(choice.reason)}{others}"
 
 
 class Gateways:
     """Settles, once for each repository, which server opens it; a directory has its own. For an event loop.
 
-    `say`: told of each choice.
+    `say`: told of each choice, with the repository that it was made for.
     """
 
-    def __init__(self, catalog: Catalog, storages: Storages, say: Callable[[str], None]) -> None:
+    def __init__(self, catalog: Catalog, storages: Storages, say: Callable[[Repository, GatewayChoice], None]) -> None:
         self._catalog = catalog
         self._storages = storages
         self._say = say
-        self.choices: list[dict[str, object]] = []  # for the session's report
         self._settled: dict[str, str] = {}
         self._one_at_a_time = asyncio.Lock()
 
@@ -103,9 +96,7 @@ class Gateways:
                 why = "; ".join(f"{one.gateway}: {one.detail}" for one in choice.others)
                 raise NoGateway(f"no server can open {repository.path}" + (f": {why}" if why else ""))
             if await self._try(repository, choice.gateway):
-                self._say(f"{repository.path}: {explained(choice)}")
-                told: dict[str, object] = msgspec.to_builtins(choice)
-                self.choices.append({"repository": repository.name, "directory": directory} | told)
+                self._say(repository, choice)
                 return choice.gateway
 
     def _choice(self, repository: Repository, servers: Iterable[Server], directory: str) -> GatewayChoice:
