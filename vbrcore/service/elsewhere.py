@@ -71,6 +71,8 @@ class Elsewhere:
         settled = self._storages.run(self._gateways.settled(repository))
         try:
             return self._storages.open(settled)
+        except OF_THE_SHARE:
+            raise
         except VbrError as error:
             if not error.retryable or not repository.is_share:
                 raise
