@@ -84,15 +84,17 @@ def test_every_server_that_is_no_candidate_says_why() -> None:
         proxy("other"),
         msgspec.structs.replace(proxy("plain"), is_proxy=False),
         msgspec.structs.replace(proxy("empty"), slots=0),
+        msgspec.structs.replace(proxy("bare"), is_fit=False),
         proxy("blind", modes=()),
         proxy("good"),
     ]
-    found = candidates(servers, Wishes(MODES, only=("plain", "empty", "blind", "good")), "r")
+    found = candidates(servers, Wishes(MODES, only=("plain", "empty", "bare", "blind", "good")), "r")
     assert {one.server for one in found.choices} == {"good"}
     assert {one.server: one.reason for one in found.excluded} == {
         "other": "not_in_the_jobs_list",
         "plain": "no_proxy_role",
         "empty": "no_slots",
+        "bare": "server_unsuitable",
         "blind": "no_transport_mode",
     }
 

@@ -127,6 +127,19 @@ def test_options_of_schedules_that_do_not_go_together(vbr: Vbr) -> None:
         assert "usage" in vbr("job", "schedule", "nightly", *wrong, "--json", exit_code=2).stderr
 
 
+def test_rules_between_sites(vbr: Vbr) -> None:
+    rule = vbr.json("network", "rule", "paris", "london", "--rate-limit", "50M")
+    assert rule == {"site_a": "london", "site_b": "paris", "rate_limit_bytes_s": 50 * 1024 * 1024}
+    vbr("network", "rule", "london", "paris", "--rate-limit", "1M")
+    [rule] = vbr.json("network", "list")
+    assert rule["rate_limit_bytes_s"] == 1024 * 1024
+    assert "london  paris  1.0 MiB/s" in vbr("network", "list").stdout
+    vbr("network", "rule", "london", "paris", "--rate-limit", "3", exit_code=2)
+    vbr("network", "remove", "paris", "london")
+    assert vbr.json("network", "list") == []
+    vbr("network", "remove", "paris", "london", exit_code=4)
+
+
 def test_credentials(vbr: Vbr, tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("s3cret\n")

@@ -121,6 +121,10 @@ def _messages() -> tuple[tuple[bytes, Any], ...]:
     to_mover = (
         messages.TargetWork(Place("/r"), "r1", None, "job", "j1", "nightly", "s1", 1.0, 1 << 20, "/i"),
         messages.UseKeySlots(slots),
+        messages.ExpectTask(
+            "t", 1, messages.Endpoint("", bytes(32), "::1", (1, 2), True, messages.Proof(b"c", b"k", b"p"))
+        ),
+        messages.SetRate(1000),
         messages.CommitPoint(point),
         messages.RestoreWork("t", Place("/r"), "r1", "job", point.point_id, "d0"),
         messages.UseKey(messages.ChainSecret(bytes(16), bytes(32))),
@@ -128,6 +132,7 @@ def _messages() -> tuple[tuple[bytes, Any], ...]:
     from_mover = (
         messages.ChainPoints((point,)),
         messages.Ready("/s", (bytes(32),)),
+        messages.Listening("t", 46200, 1),
         messages.Log(1.0, "info", "x"),
         messages.KeyWanted(bytes(16), slots),
     )

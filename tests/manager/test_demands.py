@@ -118,3 +118,13 @@ def test_the_chain_is_held_by_the_session() -> None:
     demand = chain_demand(SESSION, REPOSITORY, "nightly_1")
     assert (demand.level, demand.scope) == ("chain", "session")
     assert resources(demand.units) == ["chain:r1/nightly_1"]
+
+
+def test_a_proxy_whose_data_has_no_way_to_the_repository_is_no_candidate() -> None:
+    beside, far = (msgspec.structs.replace(one, dials_only=True) for one in (LOCAL, FAR))
+    modes = {"local": ("host",), "far": ("host",)}
+    both = placed(JOB, REPOSITORY, HYPERVISOR, servers=(beside, far), beside=beside, modes=modes)
+    assert [choice.server for choice in both.choices] == ["local"]  # on one server nobody dials
+    assert [(one.server, one.reason) for one in both.excluded] == [("far", "no_route")]
+    reached = placed(JOB, REPOSITORY, HYPERVISOR, servers=(beside, FAR), beside=beside, modes=modes)
+    assert [choice.server for choice in reached.choices] == ["local", "far"]

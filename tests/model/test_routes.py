@@ -20,13 +20,13 @@ def test_on_one_server_they_meet_at_a_socket_even_where_it_only_dials() -> None:
 
 def test_the_target_listens_at_its_own_address_and_ports() -> None:
     route = data_route(server("a"), server("b", ports=(50000, 50009)))
-    assert route == Route("target_listens", "b.example", (50000, 50009), "a.example", "b")
+    assert route == Route("target_listens", "b.example", (50000, 50009), "a.example", "b", ("", ""))
     assert data_route(server("a", dials_only=True), server("b", address="10.0.0.2")).address == "10.0.0.2"
 
 
 def test_the_source_listens_where_the_target_only_dials() -> None:
     route = data_route(server("a", address="10.0.0.1", ports=(1024, 1030)), server("b", dials_only=True))
-    assert route == Route("source_listens", "10.0.0.1", (1024, 1030), "b.example", "a")
+    assert route == Route("source_listens", "10.0.0.1", (1024, 1030), "b.example", "a", ("", ""))
 
 
 def test_two_that_only_dial_have_no_route() -> None:
@@ -36,4 +36,6 @@ def test_two_that_only_dial_have_no_route() -> None:
 
 
 def test_the_address_of_this_machine_may_be_left_open() -> None:
-    assert data_route(server("a"), server("local")) == Route("target_listens", "", (46200, 46299), "a.example", "local")
+    assert data_route(server("a"), server("local")) == Route(
+        "target_listens", "", (46200, 46299), "a.example", "local", ("", "")
+    )

@@ -1,17 +1,20 @@
 """A line of real processes: a transport, a target mover, and source and restore movers over raw files."""
 
 import asyncio
+import ctypes
 import os
 import shutil
+import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
+from vbrcore.chain.writer import ChainWriter
 from vbrcore.manager.routes import endpoints
 from vbrcore.model.errors import error_from
 from vbrcore.model.place import Place
@@ -19,11 +22,13 @@ from vbrcore.model.point import Point, PointDisk
 from vbrcore.model.routes import Route, Way
 from vbrcore.mover import messages as m
 from vbrcore.plugins.api import SinkSpec, SourceSpec
+from vbrcore.storage.local import LocalStorage
 from vbrcore.storage.repository import create_repository
 from vbrcore.transport.client import MoverHandle, TransportClient
 
 MIB = 1024 * 1024
 Kind = TypeVar("Kind")
+_CLONE_NEWNET = 0x40000000
 PORTS = (46200, 46299)
 HALF = Path(__file__).with_name("half.py")
 
@@ -204,3 +209,36 @@ def on_line(tmp_path: Path, half: None) -> Callable[[Callable[[Line], Any]], Any
 def tell() -> Callable[..., Any]:
     """`await tell(handle, Kind)`: the next message of that kind."""
     return expect
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[ChainWriter]:
+    (tmp_path / "repository").mkdir()
+    made = ChainWriter.open(
+        LocalStorage(tmp_path / "repository"),
+        "job",
+        job_id=str(uuid.uuid4()),
+        session_id=str(uuid.uuid4()),
+        job_name="nightly",
+        created=1_700_000_000.0,
+        block_size_bytes=1024 * 1024,
+        index_directory=tmp_path / "cache",
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_network() -> Iterator[None]:
+    """Put the test, and what it starts, into a network of its own that has loopback only; needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may make a network")
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open(encoding="ascii") as before:
+        if libc.unshare(_CLONE_NEWNET):
+            pytest.skip(f"making a network is not allowed here: {os.strerror(ctypes.get_errno())}")
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield
+        finally:
+            libc.setns(before.fileno(), _CLONE_NEWNET)

@@ -1,7 +1,6 @@
 """What a target refuses, and that it stores nothing of it."""
 
 import random
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,26 +18,8 @@ from vbrcore.mover.intake import Intake
 from vbrcore.mover.link import TargetLink
 from vbrcore.mover.messages import Endpoint, ExpectTask
 from vbrcore.mover.sockets import connect_to
-from vbrcore.storage.local import LocalStorage
 
 SECRET = bytes(range(32))
-
-
-@pytest.fixture
-def writer(tmp_path: Path) -> Iterator[ChainWriter]:
-    (tmp_path / "repository").mkdir()
-    made = ChainWriter.open(
-        LocalStorage(tmp_path / "repository"),
-        "job",
-        job_id=str(uuid.uuid4()),
-        session_id=str(uuid.uuid4()),
-        job_name="nightly",
-        created=1_700_000_000.0,
-        block_size_bytes=1024 * 1024,
-        index_directory=tmp_path / "cache",
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from vbrcore.plugins.api import PluginInfo
 class Config(msgspec.Struct):
     uri: str
 info = PluginInfo({id!r}, {api!r}, frozenset({{"live"}}), "on_host", Config)
-PLUGIN = SimpleNamespace(info=info, connect=lambda s, c: None, transport_modes=lambda m, s: ())
+PLUGIN = SimpleNamespace(info=info, check=None, connect=lambda s, c, h: None)
+PLUGIN.check = PLUGIN.transport_modes = PLUGIN.connect
 """
 
 

@@ -1,5 +1,6 @@
 """What the service says of a task that waits, and of who holds what."""
 
+import msgspec
 import pytest
 
 from tests.service.conftest import Holder, wait_for
@@ -7,7 +8,7 @@ from vbrcore.api import operations as ops
 from vbrcore.api import types as t
 from vbrcore.api.balance import Explain
 from vbrcore.api.client import Client
-from vbrcore.model.errors import CanNeverRun, NotFound
+from vbrcore.model.errors import CanNeverRun, NoRoute, NotFound
 from vbrcore.model.inventory import Repository, Server
 from vbrcore.service.balancing import check_can_run
 
@@ -57,3 +58,12 @@ def test_a_job_that_could_never_run_is_refused_with_what_is_short() -> None:
     ):
         with pytest.raises(CanNeverRun, match=what):
             check_can_run(Repository("r", "main", "local", "/srv", 1), (short,))
+
+
+def test_a_job_whose_data_has_no_way_is_refused() -> None:
+    here = Server("s", "local", ("repository",), 0, 2, dials_only=True)
+    there = Server("t", "proxy", ("proxy",), 2, 2, dials_only=True)
+    repository = Repository("r", "main", "local", "/srv", 1)
+    with pytest.raises(NoRoute, match="repository main is on local, which only dials, and so does proxy"):
+        check_can_run(repository, (here, there))
+    check_can_run(repository, (here, msgspec.structs.replace(there, dials_only=False)))

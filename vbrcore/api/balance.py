@@ -69,8 +69,8 @@ class CandidateView(msgspec.Struct, frozen=True):
 
 
 class ExcludedView(msgspec.Struct, frozen=True):
-    """A server that is no candidate: `not_in_the_jobs_list`, `no_proxy_role`, `no_slots`, `no_transport_mode`,
-    `failed_before`.
+    """A server that is no candidate: `not_in_the_jobs_list`, `no_proxy_role`, `no_slots`, `server_unsuitable`,
+    `no_transport_mode`, `failed_before`.
     """
 
     server: str

@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from vbrcore.api import balance, jobs, servers
+from vbrcore.api import balance, jobs, network, servers
 from vbrcore.api import types as t
 
 Req = TypeVar("Req", bound=msgspec.Struct)
@@ -48,6 +48,10 @@ SERVER_EDIT = Operation("server_edit", "POST", "/v1/server", servers.ServerEdit,
 SERVER_REMOVE = Operation("server_remove", "DELETE", "/v1/server", t.Remove, t.Nothing)
 
 PLUGIN_LIST = Operation("plugin_list", "GET", "/v1/plugins", t.Nothing, tuple[t.PluginView, ...])
+
+NETWORK_RULE = Operation("network_rule", "POST", "/v1/network", network.NetworkRuleSet, network.NetworkRuleView)
+NETWORK_LIST = Operation("network_list", "GET", "/v1/network", t.Nothing, tuple[network.NetworkRuleView, ...])
+NETWORK_REMOVE = Operation("network_remove", "DELETE", "/v1/network", network.NetworkRuleRemove, t.Nothing)
 
 CREDENTIAL_ADD = Operation("credential_add", "POST", "/v1/credentials", t.CredentialAdd, t.CredentialView)
 CREDENTIAL_LIST = Operation("credential_list", "GET", "/v1/credentials", t.Nothing, tuple[t.CredentialView, ...])

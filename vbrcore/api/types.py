@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from vbrcore.model.errors import ErrorInfo
-from vbrcore.model.inventory import LOCAL
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.job import Compression, Fulls, HealthSchedule, Priority, Schedule, Window
 from vbrcore.model.retention import Retention
 from vbrcore.model.session import Result, SessionKind, SessionState, Totals
@@ -34,7 +34,7 @@ class HypervisorAdd(msgspec.Struct, frozen=True):
     plugin: str
     settings: dict[str, str] = {}
     secrets: dict[str, str] = {}
-    server: str = LOCAL
+    server: str = LOCAL_SERVER
 
 
 class HypervisorView(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class HypervisorView(msgspec.Struct, frozen=True):
     name: str
     plugin: str
     settings: dict[str, str]
-    server: str = LOCAL
+    server: str = LOCAL_SERVER
 
 
 class KeyFiles(msgspec.Struct, frozen=True):

@@ -12,14 +12,19 @@ _MERITS = {"own_host": 4, "same_site": 2, "affinity": 1}
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """A managed server as the machine at hand sees it: `modes` are those its plugin offers there, in any order."""
+    """A managed server as the machine at hand sees it: `modes` are those its plugin offers there, in any order.
+
+    `is_fit`: as far as is known, a mover can run there.
+    """
 
     server_id: str
     name: str
     site: str = ""
     is_proxy: bool = True
+    is_fit: bool = True
     slots: int = 1
     modes: tuple[str, ...] = ()
+    has_route: bool = True  # its data can go to the repository's server
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -113,6 +118,10 @@ def _exclusion(proxy: Proxy, wishes: Wishes) -> str:
         return "no_proxy_role"
     if proxy.slots < 1:
         return "no_slots"
+    if not proxy.is_fit:
+        return "server_unsuitable"
+    if not proxy.has_route:
+        return "no_route"
     return "" if any(mode in wishes.modes for mode in proxy.modes) else "no_transport_mode"
 
 

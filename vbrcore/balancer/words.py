@@ -37,7 +37,9 @@ EXCLUDED = {
     "not_in_the_jobs_list": "the job names other proxies",
     "no_proxy_role": "the server is no proxy",
     "no_slots": "the proxy has no slots",
+    "server_unsuitable": "no mover can run there: 'server check' says what is missing",
     "no_transport_mode": "no transport mode reaches the machine's disks from there",
+    "no_route": "the proxy and the repository's server only dial, so their data has no way",
     "failed_before": "the attempt before failed there",
 }
 # Why a gateway was taken, where no step decided.

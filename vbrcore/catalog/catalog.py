@@ -17,6 +17,7 @@ from vbrcore.catalog.jobs import JobRows
 from vbrcore.catalog.journal import JournalRow, JournalRows
 from vbrcore.catalog.keys import KeyRows
 from vbrcore.catalog.leases import Held, LeaseRows, Waiting
+from vbrcore.catalog.network import NetworkRows
 from vbrcore.catalog.points import PointRows, StoredPoint
 from vbrcore.catalog.schema import prepare
 from vbrcore.catalog.serverstates import ServerStateRows
@@ -31,6 +32,7 @@ CATALOG_NAME = "catalog.db"
 class Catalog(
     InventoryRows,
     ServerStateRows,
+    NetworkRows,
     KeyRows,
     JobRows,
     SessionRows,

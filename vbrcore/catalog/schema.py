@@ -293,6 +293,18 @@ def _add_servers(tables: "sqlite_utils.Database") -> None:
         key="server_id",
         optional=("checked", "facts"),
     )
+    _table(
+        tables,
+        "network_rules",
+        {"site_a": str, "site_b": str, "rate_limit_bytes_s": int},
+        key=("site_a", "site_b"),
+    )
+    _table(
+        tables,
+        "network_shares",
+        {"task_id": str, "site_a": str, "site_b": str, "bytes_s": int, "expires": float},
+        key="task_id",
+    )
     # Shares: how gateways fared there when it was last tried, and which one served a chain last.
     _table(
         tables,

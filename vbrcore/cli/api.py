@@ -23,7 +23,7 @@ class _Lazy:
 
 
 if TYPE_CHECKING:
-    from vbrcore.api import balance, jobs, operations, servers, types
+    from vbrcore.api import balance, jobs, network, operations, servers, types
     from vbrcore.model import errors, job, retention
 else:
     errors = _Lazy("vbrcore.model.errors")
@@ -31,8 +31,9 @@ else:
     retention = _Lazy("vbrcore.model.retention")
     balance = _Lazy("vbrcore.api.balance")
     jobs = _Lazy("vbrcore.api.jobs")
+    network = _Lazy("vbrcore.api.network")
     servers = _Lazy("vbrcore.api.servers")
     types = _Lazy("vbrcore.api.types")
     operations = _Lazy("vbrcore.api.operations")
 
-__all__ = ["balance", "errors", "job", "jobs", "operations", "retention", "servers", "types"]
+__all__ = ["balance", "errors", "job", "jobs", "network", "operations", "retention", "servers", "types"]

@@ -25,6 +25,7 @@ NOUNS = {
     "explain": "why something waits, and when it will start",
     "slots": "what is in use of servers and repositories, and by whom",
     "credential": "accounts whose passwords are sealed",
+    "network": "what may travel between two sites",
     "server": "managed servers: this machine, and those reached over SSH",
     "service": "the backup service itself",
     "tui": "the dashboard",

@@ -8,7 +8,7 @@ from vbrcore.api.types import ProcessView
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
 from vbrcore.model.errors import HostKeyChanged, LoginRefused, ServerUnreachable
-from vbrcore.model.inventory import LOCAL
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.session import Session
 from vbrcore.transport.bundle import Bundles
 from vbrcore.transport.client import MoverHandle, TransportClient
@@ -31,7 +31,7 @@ class Crew:
         self._starting: dict[str, asyncio.Lock] = {}
         self._keepers: set[asyncio.Task[None]] = set()
 
-    async def transport(self, server: str = LOCAL) -> TransportClient:
+    async def transport(self, server: str = LOCAL_SERVER) -> TransportClient:
         """Return the living transport on a server, by its name.
 
         Raises `NotFound` for a name, `ServerUnreachable`, `HostKeyChanged`, `LoginRefused`, `ServerUnsuitable`,
@@ -75,7 +75,7 @@ class Crew:
         keeper.add_done_callback(self._keepers.discard)
         return transport
 
-    async def start(self, role: Role, *, task_id: str, disk: str, server: str = LOCAL) -> MoverHandle:
+    async def start(self, role: Role, *, task_id: str, disk: str, server: str = LOCAL_SERVER) -> MoverHandle:
         """Start a mover on a server, by its name; raises `MoverLost` and what `transport` raises."""
         transport = await self.transport(server)
         return await transport.start_mover(role, self._session.job_id, self._session.session_id, task_id, disk)

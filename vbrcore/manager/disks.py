@@ -14,7 +14,7 @@ from vbrcore.manager.crew import NOT_REACHED
 from vbrcore.manager.demands import class_of, disk_demand, further_disk_demand
 from vbrcore.manager.gate import Gate
 from vbrcore.manager.placement import Placement
-from vbrcore.manager.source import run_mover
+from vbrcore.manager.sending import send_disk
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import (
     InvalidValue,
@@ -25,19 +25,17 @@ from vbrcore.model.errors import (
     VbrError,
     WheelsMissing,
 )
-from vbrcore.model.inventory import LOCAL, Machine, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Machine, Repository
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
-from vbrcore.model.routes import data_route
 from vbrcore.model.session import Task
-from vbrcore.mover.messages import DiskDone, Endpoint, SourceWork
+from vbrcore.mover.messages import NO_ENDPOINT, DiskDone, SourceWork
 from vbrcore.plugins.api import DiskSource, Snapshot
 
 DISK_ATTEMPTS = 3  # DESIGN 4.6: a failed disk is tried again twice while the snapshot is open
 CONFIGURATION = "configuration"
 # What is wrong with one server may be right with another one.
 OF_THE_SERVER = (*NOT_REACHED, ServerUnsuitable, WheelsMissing, NoRoute, NoDataAddress)
-NO_ENDPOINT = Endpoint(path="", secret=b"")  # each attempt gets its own
 
 
 class JobParts(msgspec.Struct, frozen=True):
@@ -155,7 +153,7 @@ class MachineDisks:
             secret=target.chain.secret,
         )
         try:
-            done = await self._tried_again(target, task, work, grant)
+            done = await self._tried_again(target, task, work, grant, disk)
         finally:
             self._context.leases.release(task.task_id)
         for warning in done.warnings:
@@ -186,21 +184,35 @@ class MachineDisks:
 
     async def _read_configuration(self, target: TargetRun, snapshot: Snapshot) -> DiskDone:
         task = self._tasks[CONFIGURATION]
-        if snapshot.configuration is None:
+        source = snapshot.configuration
+        if source is None:
             raise InvalidValue(f"{self._name}: no configuration to read")
+        server = LOCAL_SERVER
+        on_host, host = snapshot.configuration_on_host, self._parts.connection.row.server
+        if on_host is not None and self._first is not None and self._first[1].server == host:
+            source, server = on_host, host
         work = SourceWork(
             task_id=task.task_id,
             kind="configuration",
-            source=snapshot.configuration,
+            source=source,
             endpoint=NO_ENDPOINT,
             block_size_bytes=self._parts.job.block_size_bytes,
             compression=self._parts.job.compression,
             secret=target.chain.secret,
         )
-        return await self._tried_again(target, task, work, None)
+        return await self._tried_again(target, task, work, server=server)
 
-    async def _tried_again(self, target: TargetRun, task: Task, work: SourceWork, grant: Grant | None) -> DiskDone:
-        """Read with what was granted; after a failure that retrying can mend, elsewhere if there is another proxy."""
+    async def _tried_again(
+        self,
+        target: TargetRun,
+        task: Task,
+        work: SourceWork,
+        grant: Grant | None = None,
+        disk: DiskSource | None = None,
+        *,
+        server: str = LOCAL_SERVER,
+    ) -> DiskDone:
+        """Read with what was granted, on `server` what needs no grant; after a failure elsewhere, if that may help."""
         context = self._context
         failed = set[str]()
         for left in reversed(range(DISK_ATTEMPTS)):
@@ -214,24 +226,18 @@ class MachineDisks:
                 **self._way(grant),
             )
             try:
-                server = self._context.catalog.server_by_name(
-                    grant.server if grant is not None else self._configuration_server
-                )
-                endpoint = await target.expect(task.task_id, attempt, data_route(server, self._parts.placement.beside))
-                done = await run_mover(
-                    context.crew,
-                    "source",
-                    msgspec.structs.replace(work, endpoint=endpoint),
-                    server=server.name,
+                where = context.catalog.server_by_name(grant.server if grant is not None else server)
+                source = work.source if disk is None or grant is None else disk.source_for(grant.mode)
+                done = await send_disk(
+                    context,
+                    target,
+                    msgspec.structs.replace(work, source=source),
+                    between=(where, self._parts.placement.beside),
+                    attempt=attempt,
                     machine=self._name,
                     disk=task.disk,
-                    log=context.log,
-                    progress=lambda message: context.live.update(task.task_id, message),
-                    target=target,
                 )
             except VbrError as error:
-                await target.void(task.task_id)
-                error = target.lost or error
                 context.log.error(f"{error.code}: {error}", machine=self._name, disk=task.disk, task_id=task.task_id)
                 context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
                 if not left or target.lost is not None or context.stop.now.is_set():
@@ -244,8 +250,6 @@ class MachineDisks:
                     context.leases.release(task.task_id)
                     grant = await self._granted(task, failed)
             else:
-                if not isinstance(done, DiskDone):
-                    raise MoverLost(f"{self._name}/{task.disk}: the mover ended without a result")
                 totals = done.totals
                 context.log.info(
                     f"read {totals.read_bytes}, audited {totals.audit_bytes},"
@@ -259,11 +263,6 @@ class MachineDisks:
                 )
                 return done
         raise MoverLost(f"{self._name}/{task.disk}: no attempt left")
-
-    @property
-    def _configuration_server(self) -> str:
-        """Return the server where configurations are read: the hypervisor's own, where it is tied to one."""
-        return self._parts.connection.row.server or LOCAL
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""

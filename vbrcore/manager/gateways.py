@@ -18,7 +18,7 @@ from vbrcore.model.errors import (
     ShareRefused,
     VbrError,
 )
-from vbrcore.model.inventory import LOCAL, Repository, Server
+from vbrcore.model.inventory import LOCAL_SERVER, Repository, Server
 from vbrcore.storage.port import Storage
 from vbrcore.transport.remotestorage import RemoteStorage
 from vbrcore.transport.storages import Storages
@@ -34,7 +34,7 @@ def candidates(repository: Repository, servers: Iterable[Server]) -> tuple[Serve
     """Return the servers that may open a share: those it names, else all with the role gateway and this machine."""
     named = repository.gateways
     return tuple(
-        one for one in servers if (one.name in named if named else "gateway" in one.roles or one.name == LOCAL)
+        one for one in servers if (one.name in named if named else "gateway" in one.roles or one.name == LOCAL_SERVER)
     )
 
 

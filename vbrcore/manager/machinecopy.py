@@ -10,13 +10,12 @@ from vbrcore.manager.context import Context, Warnings, pause
 from vbrcore.manager.copyplan import copy_of
 from vbrcore.manager.demands import class_of, copy_demand
 from vbrcore.manager.machine import RETRY_WAITS_S
-from vbrcore.manager.source import run_mover
+from vbrcore.manager.sending import send_disk
 from vbrcore.manager.target import Target, TargetRun
 from vbrcore.model.errors import (
     BlocksMissing,
     DataCorrupt,
     FormatInvalid,
-    MoverLost,
     NotFound,
     OutsideWindow,
     SessionStopped,
@@ -26,9 +25,8 @@ from vbrcore.model.ids import new_id
 from vbrcore.model.inventory import Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.point import Point, PointDisk
-from vbrcore.model.routes import data_route
 from vbrcore.model.session import Task, TaskState, Totals
-from vbrcore.mover.messages import CopyWork, DiskDone
+from vbrcore.mover.messages import NO_ENDPOINT, CopyWork
 
 # With these it is one point that cannot be copied; others can.
 _OF_ONE_POINT = (BlocksMissing, DataCorrupt, FormatInvalid)
@@ -200,15 +198,14 @@ class MachineCopy:
         )
         grant = await context.leases.acquire(demand)
         try:
-            attempt = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-            route = data_route(parts.source_server, parts.repository_server)
+            self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
             work = CopyWork(
                 task_id=task.task_id,
                 place=self._context.catalog.place(parts.source),
                 repository_id=parts.source.repository_id,
                 directory=parts.directory,
                 point_id=original.point_id,
-                endpoint=await run.expect(task.task_id, attempt, route),
+                endpoint=NO_ENDPOINT,
                 disk_number=one.disk_number,
                 configuration=one.configuration,
                 base_root=known.root if known is not None else b"",
@@ -230,25 +227,19 @@ class MachineCopy:
             started=time.time(),
         )
         try:
-            done = await run_mover(
-                context.crew,
-                "copy",
+            done = await send_disk(
+                context,
+                run,
                 work,
-                server=server,
+                between=(self._parts.source_server, self._parts.repository_server),
+                attempt=self._attempts[task.task_id],
                 machine=self.name,
                 disk=task.disk,
-                log=context.log,
-                progress=lambda message: context.live.update(task.task_id, message),
-                target=run,
             )
         except VbrError as error:
-            await run.void(task.task_id)
-            error = run.lost or error
             context.log.error(f"{error.code}: {error}", machine=self.name, disk=task.disk, task_id=task.task_id)
             context.catalog.update_task(task.task_id, state="pending", reason=error.code, error=error.info())
             raise error from error.__cause__
-        if not isinstance(done, DiskDone):
-            raise MoverLost(f"{self.name}/{task.disk}: the mover ended without a result")
         self.totals = self.totals.plus(done.totals)
         context.catalog.update_task(
             task.task_id, state="done", reason="", error=None, totals=done.totals, ended=time.time()

@@ -1,10 +1,12 @@
 """One source mover for one attempt of one task."""
 
+import contextlib
 from collections.abc import Callable
 
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.log import SessionLog
+from vbrcore.manager.share import Share
 from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import MoverLost, ProtocolError, error_from
 from vbrcore.mover.messages import (
@@ -40,18 +42,20 @@ async def run_mover(
     progress: Callable[[Progress], None],
     keys: RepositoryKeys | None = None,
     target: TargetRun | None = None,
+    share: Share | None = None,
 ) -> DiskDone | RestoreDone | Examined:
     """Start a mover on a server, give it its work, and return what it did. It is gone when this returns or raises.
 
     `keys` are those of the repository that a restore mover reads; `target` is told where a source listens, and that
-    the attempt is over.
+    the attempt is over. `share` is what the task may send between sites.
     """
     handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}", server=server)
     try:
         await handle.send(work)
-        return await _follow(
-            handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress, keys=keys, target=target
-        )
+        async with share.kept(handle) if share is not None else contextlib.nullcontext():
+            return await _follow(
+                handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress, keys=keys, target=target
+            )
     finally:
         await handle.kill()
 

@@ -52,7 +52,7 @@ class SshAccess(msgspec.Struct, frozen=True):
 
 ServerRole = Literal["proxy", "repository", "gateway"]
 
-LOCAL = LOCAL_SERVER = "local"  # the name of this machine, the server that is there from the start
+LOCAL_SERVER = "local"  # the name of this machine, the server that is there from the start
 # DESIGN section 7: where movers listen for data, while a task runs.
 DATA_PORTS = (46200, 46299)
 

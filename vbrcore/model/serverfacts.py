@@ -4,6 +4,9 @@ from typing import Literal
 
 import msgspec
 
+MACHINES = ("x86_64", "aarch64")
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 13)
+
 
 class ServerFacts(msgspec.Struct, frozen=True):
     """Gathered by a login. `os`, `machine` and `python` "": not found out; `python`: the newest version found there.
@@ -33,6 +36,18 @@ class ServerFacts(msgspec.Struct, frozen=True):
     @property
     def os_is_linux(self) -> bool:
         return "Linux" in self.os
+
+    @property
+    def python_fits(self) -> bool:
+        """Whether movers run on this version of CPython."""
+        parts = self.python.split(".")[:2]
+        if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+            return False
+        return _OLDEST_PYTHON <= (int(parts[0]), int(parts[1])) <= _NEWEST_PYTHON
+
+    @property
+    def can_run_movers(self) -> bool:
+        return self.os_is_linux and self.machine in MACHINES and self.python_fits and not self.cache_error
 
 
 class Finding(msgspec.Struct, frozen=True):

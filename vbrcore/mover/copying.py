@@ -11,7 +11,7 @@ from vbrcore.model.errors import NotEncrypted, NotFound, ProtocolError, VbrError
 from vbrcore.model.point import Point
 from vbrcore.mover.control import Control
 from vbrcore.mover.copypass import CopyPass
-from vbrcore.mover.follow import announcing, followed
+from vbrcore.mover.follow import ToManager, followed
 from vbrcore.mover.link import TargetLink
 from vbrcore.mover.messages import CopyWork, DiskDone, Ended, Ready, Stop
 from vbrcore.mover.workers import stopped
@@ -49,7 +49,7 @@ def _copied(control: Control, work: CopyWork, reader: ChainReader, point: Point)
         if copying is not None:
             copying.stop(error)
 
-    link = TargetLink(work.endpoint, work.task_id, on_lost, announcing(control, work.task_id))
+    link = TargetLink(work.endpoint, work.task_id, on_lost, ToManager(control, work.task_id))
     try:
         # Reading, sending and waiting for the target overlap; none of it keeps a core busy for long.
         threads = min(2 * (os.cpu_count() or 1), MAX_THREADS)
@@ -59,6 +59,6 @@ def _copied(control: Control, work: CopyWork, reader: ChainReader, point: Point)
         control.send(Ready())
         base = "compared with the last copy" if work.base_root else "all of its map"
         control.log("info", f"point {point.point_id} is pinned, {threads} threads; {base}")
-        return followed(control, copying, threads)
+        return followed(control, copying, link, threads)
     finally:
         link.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vbrcore.model.errors import PeerRefused, VbrError
+from vbrcore.mover.meeting import Announcer
 from vbrcore.mover.messages import Endpoint, Proof
 from vbrcore.mover.tcp import listen_on, prepare
 from vbrcore.mover.tls import TlsConnection, opened
@@ -104,7 +105,7 @@ def _drop(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def wait_for(endpoint: Endpoint, proof: Proof, announce: Callable[[int], None]) -> TlsConnection:
+def wait_for(endpoint: Endpoint, proof: Proof, announcer: Announcer) -> TlsConnection:
     """Listen until the peer has come. Raises `PeerRefused` when it does not, and what `Door` raises."""
     came = threading.Event()
     found: list[TlsConnection] = []
@@ -113,12 +114,11 @@ def wait_for(endpoint: Endpoint, proof: Proof, announce: Callable[[int], None]) 
         found.append(connection)
         came.set()
 
-    words: list[str] = []
-    door = Door(endpoint, proof, on_open, words.append)
+    door = Door(endpoint, proof, on_open, announcer.warn)
     try:
-        announce(door.port)
+        announcer.listening(door.port)
         if not came.wait(_TARGET_S):
-            raise PeerRefused("; ".join(["the target mover did not come", *words]))
+            raise PeerRefused(f"the target mover did not come to port {door.port} within {_TARGET_S:.0f} s")
     finally:
         door.close()
     return found[0]

@@ -1,12 +1,12 @@
-"""What a mover that sends does meanwhile: it reports its progress and listens for `Stop`."""
+"""What a mover that sends does meanwhile: it reports its progress and listens for orders."""
 
 import threading
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from vbrcore.model.errors import VbrError
 from vbrcore.mover.control import Control
-from vbrcore.mover.messages import DiskDone, Listening, Progress, Stop
+from vbrcore.mover.link import TargetLink
+from vbrcore.mover.messages import DiskDone, Listening, Progress, SetRate, Stop
 from vbrcore.mover.meter import Meter
 from vbrcore.mover.workers import stopped
 
@@ -29,13 +29,22 @@ class Sending(Protocol):
     def stop(self, error: VbrError) -> None: ...
 
 
-def announcing(control: Control, task_id: str) -> Callable[[int], None]:
-    """Return what tells the manager at which port this mover waits for its target."""
-    return lambda port: control.send(Listening(task_id, port))
+class ToManager:
+    """Tells the manager at which port this mover waits for its target, and who else came there."""
+
+    def __init__(self, control: Control, task_id: str) -> None:
+        self._control = control
+        self._task_id = task_id
+
+    def listening(self, port: int) -> None:
+        self._control.send(Listening(self._task_id, port))
+
+    def warn(self, text: str) -> None:
+        self._control.log("warning", text)
 
 
-def followed(control: Control, sending: Sending, threads: int) -> DiskDone:
-    """Run it on another thread; report its progress and listen for `Stop` on this one. Raises what it raised."""
+def followed(control: Control, sending: Sending, link: TargetLink, threads: int) -> DiskDone:
+    """Run it on another thread; report its progress, and listen for `Stop` and `SetRate`. Raises what it raised."""
     result: list[DiskDone | BaseException] = []
     ended = threading.Event()
 
@@ -47,8 +56,10 @@ def followed(control: Control, sending: Sending, threads: int) -> DiskDone:
         ended.set()
 
     def listen() -> None:
-        while not isinstance(control.receive(), Stop):
-            pass
+        while not isinstance(message := control.receive(), Stop):
+            if isinstance(message, SetRate):
+                link.allowance.set(message.rate_bytes_s)
+        link.allowance.end()
         sending.stop(stopped())
 
     worker = threading.Thread(target=work, name="sending", daemon=True)

@@ -200,8 +200,9 @@ class Intake:
             source.refuse(error)
             if isinstance(error, StorageFailed):
                 self._on_fatal(error)
-        except OSError:
-            pass  # the source is gone; its manager knows
+        except OSError as error:  # the source is gone; its manager knows
+            if proved is not None:
+                self._warn(f"the connection of task {proved.task_id} broke: {error}")
         except Exception as error:
             source.refuse(ProtocolError(f"the target mover failed: {error}"))
             self._on_fatal(StorageFailed(f"{type(error).__name__}: {error}"))

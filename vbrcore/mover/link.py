@@ -11,8 +11,9 @@ from vbrcore.backupfile.rows import Row
 from vbrcore.model.errors import ErrorInfo, MoverLost, ProtocolError, VbrError, error_from
 from vbrcore.model.foreign import UNDECODABLE
 from vbrcore.mover import frames
+from vbrcore.mover.allowance import Allowance
 from vbrcore.mover.frames import DataStream, Frame
-from vbrcore.mover.meeting import Announce, meet
+from vbrcore.mover.meeting import Announcer, meet
 from vbrcore.mover.messages import Endpoint
 
 OnAnswer = Callable[[bytes], None]
@@ -22,7 +23,7 @@ _REASON_S = 2.0  # how long a failed send waits for the target's own words
 class TargetLink:
     """Safe for several threads. After an error every call raises it, and `on_lost` was called once with it.
 
-    `announce` is called with the port where the source has to listen for its target.
+    `announcer` is told where the source has to listen for its target.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class TargetLink:
         endpoint: Endpoint,
         task_id: str,
         on_lost: Callable[[VbrError], None],
-        announce: Announce | None = None,
+        announcer: Announcer | None = None,
     ) -> None:
         self._on_lost = on_lost
         self._lock = threading.Lock()
@@ -40,7 +41,8 @@ class TargetLink:
         self._replies: queue.SimpleQueue[tuple[Frame, bytes] | None] = queue.SimpleQueue()
         self._error: VbrError | None = None
         self._closing = False
-        self._stream = DataStream(meet(endpoint, announce))
+        self.allowance = Allowance(endpoint.rate_bytes_s)
+        self._stream = DataStream(meet(endpoint, announcer))
         self._receiver = threading.Thread(target=self._receive, name="answers", daemon=True)
         hello = frames.Hello(frames.VERSION, task_id, endpoint.secret)
         self._receiver.start()
@@ -56,11 +58,15 @@ class TargetLink:
             self._last_ask = (self._last_ask + 1) % 2**32
             ask_id = self._last_ask
             self._asked[ask_id] = on_answer
-        self._send(frames.ASK, frames.pack_ask(ask_id, digests))
+        meta = frames.pack_ask(ask_id, digests)
+        self.allowance(len(meta))
+        self._send(frames.ASK, meta)
 
     def send_block(self, row: Row, stored: bytes | memoryview) -> int:
         """Send an extent; return the bytes that travelled. Blocks while the target is slow."""
-        return self._send(frames.BLOCK, frames.pack_block(row), stored)
+        meta = frames.pack_block(row)
+        self.allowance(frames.HEADER_BYTES + len(meta) + len(stored))
+        return self._send(frames.BLOCK, meta, stored)
 
     def page(self, digest: bytes) -> bytes | None:
         """Return a page of the chain by its digest, or None where the target has no intact one."""
@@ -73,6 +79,7 @@ class TargetLink:
 
     def close(self) -> None:
         self._closing = True
+        self.allowance.end()
         self._stream.close()
         if self._receiver is not threading.current_thread():
             self._receiver.join()
@@ -111,6 +118,7 @@ class TargetLink:
         if self._error is None:
             self._error = error
         self._replies.put(None)
+        self.allowance.end()
         if not self._closing:
             self._on_lost(self._error)
 

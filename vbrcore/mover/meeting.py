@@ -1,9 +1,8 @@
 """How the two movers of an attempt get their connection, as their endpoints say."""
 
 import socket
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vbrcore.model.errors import MoverLost, ProtocolError
 from vbrcore.mover.messages import Endpoint
@@ -12,11 +11,17 @@ from vbrcore.mover.sockets import connect_to
 if TYPE_CHECKING:
     from vbrcore.mover.tls import TlsConnection
 
-Announce = Callable[[int], None]
+
+class Announcer(Protocol):
+    """What the manager of a mover that listens is told."""
+
+    def listening(self, port: int) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
 
-def meet(endpoint: Endpoint, announce: Announce | None = None) -> "socket.socket | TlsConnection":
-    """Return the connection to the other mover. Where this one listens, `announce` is called with the port.
+def meet(endpoint: Endpoint, announcer: Announcer | None = None) -> "socket.socket | TlsConnection":
+    """Return the connection to the other mover. Where this one listens, `announcer` says so.
 
     Raises `MoverLost` when nobody is there, `PeerRefused` when it is somebody else, `NoFreePort`, `NoDataAddress`.
     """
@@ -27,11 +32,11 @@ def meet(endpoint: Endpoint, announce: Announce | None = None) -> "socket.socket
             raise MoverLost(f"the target mover does not listen: {error}") from error
     if not endpoint.listens:
         return dialled(endpoint)
-    if announce is None:
+    if announcer is None:
         raise ProtocolError("this mover cannot listen")
     from vbrcore.mover.door import wait_for  # noqa: PLC0415 - on one server no mover needs TLS
 
-    return wait_for(endpoint, endpoint.proof, announce)
+    return wait_for(endpoint, endpoint.proof, announcer)
 
 
 def dialled(endpoint: Endpoint) -> "TlsConnection":

@@ -45,6 +45,8 @@ class Proof(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """How a source and its target meet for one attempt of one task, as one of the two is told; never journaled.
 
+    `rate_bytes_s` is what the source may send (None: no limit), which `SetRate` changes.
+
     On one server the target listens at the Unix socket `path`. Else there is a `proof`: who `listens` does so at the
     address `host`, on a free port of `ports` (both ends included); who does not dials `host` and the first of `ports`.
     """
@@ -55,12 +57,16 @@ class Endpoint(msgspec.Struct, frozen=True):
     ports: tuple[int, int] = (0, 0)
     listens: bool = False
     proof: Proof | None = None
+    rate_bytes_s: int | None = None
 
     def __repr__(self) -> str:
         return f"Endpoint({self.path or self.host!r}, ***)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
+
+
+NO_ENDPOINT = Endpoint("", b"")  # of work that is planned: each attempt gets its own
 
 
 class ChainSecret(msgspec.Struct, frozen=True):
@@ -259,6 +265,12 @@ class MarkDamaged(Message, frozen=True):
 
     marks: tuple[Mark, ...]
     bad_tables: tuple[bytes, ...] = ()
+
+
+class SetRate(Message, frozen=True):
+    """Source of a disk: send no more than this from now on (None: no limit, 0: nothing)."""
+
+    rate_bytes_s: int | None
 
 
 class KeepWork(Message, frozen=True):
@@ -486,6 +498,7 @@ ToMover = (
     | KeepWork
     | Asked
     | UseKey
+    | SetRate
     | Stop
 )
 FromMover = (

@@ -10,7 +10,7 @@ from vbrcore.model.errors import ProtocolError, SourceReadFailed, VbrError
 from vbrcore.model.session import Totals
 from vbrcore.mover.control import Control
 from vbrcore.mover.disk import DiskBackup
-from vbrcore.mover.follow import announcing, followed
+from vbrcore.mover.follow import ToManager, followed
 from vbrcore.mover.frames import SEND, WAIT
 from vbrcore.mover.halves import open_configuration, open_source
 from vbrcore.mover.link import TargetLink
@@ -49,7 +49,7 @@ def _disk(control: Control, work: SourceWork) -> DiskDone:
             if backup is not None:
                 backup.stop(error)
 
-        link = TargetLink(work.endpoint, work.task_id, on_lost, announcing(control, work.task_id))
+        link = TargetLink(work.endpoint, work.task_id, on_lost, ToManager(control, work.task_id))
         try:
             threads = min(os.cpu_count() or 1, MAX_THREADS)
             backup = DiskBackup(work, reader, link, threads)
@@ -58,7 +58,7 @@ def _disk(control: Control, work: SourceWork) -> DiskDone:
             control.send(Ready())
             base = f"changes since {work.since}" if work.since else "no change tracking: compared by digest"
             control.log("info", f"disk of {reader.size_bytes} bytes is open, {threads} threads; {base}")
-            return followed(control, backup, threads)
+            return followed(control, backup, link, threads)
         finally:
             link.close()
     finally:
@@ -74,7 +74,7 @@ def _configuration(control: Control, work: SourceWork) -> DiskDone:
     name = storing.digest(data)
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # Where the link is lost there is no answer; `done` then says why.
-    link = TargetLink(work.endpoint, work.task_id, lambda _: answers.put(b""), announcing(control, work.task_id))
+    link = TargetLink(work.endpoint, work.task_id, lambda _: answers.put(b""), ToManager(control, work.task_id))
     try:
         sent = 0
         if _needed(link, name, answers):

@@ -17,6 +17,7 @@ from typing import Final, cast
 
 from vbrcore.model.errors import PeerRefused
 from vbrcore.mover.messages import Proof
+from vbrcore.mover.tcp import SILENCE_S, Lifeline
 
 HANDSHAKE_S: Final = 10.0
 _HANDSHAKE_BYTES: Final = 64 * 1024  # more than two certificates of ours need
@@ -36,6 +37,8 @@ class TlsConnection:
         self._outgoing = outgoing
         self._lock = threading.Lock()  # guards the three above
         self._received = bytearray(_BATCH_BYTES)
+        self._cut = False
+        self._lifeline = Lifeline(connection, self._on_cut, SILENCE_S)
 
     def sendmsg(self, parts: tuple[bytes | bytearray | memoryview, ...]) -> int:
         """Send all of all parts; return their bytes. Raises OSError when the peer is gone."""
@@ -44,7 +47,7 @@ class TlsConnection:
             view = memoryview(part)
             total += len(view)
             for start in range(0, len(view), _BATCH_BYTES):
-                self._socket.sendall(self._encrypted(view[start : start + _BATCH_BYTES]))
+                self._send(self._encrypted(view[start : start + _BATCH_BYTES]))
         return total
 
     def send(self, data: memoryview) -> int:
@@ -67,7 +70,22 @@ class TlsConnection:
         self._socket.shutdown(how)
 
     def close(self) -> None:
+        self._lifeline.end()
         self._socket.close()
+
+    def _on_cut(self) -> None:
+        self._cut = True
+
+    def _check(self) -> None:
+        if self._cut:
+            raise TimeoutError(f"the network between the movers is cut: nothing was acknowledged for {SILENCE_S:.0f} s")
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            self._check()
+            raise
 
     def _encrypted(self, view: memoryview) -> bytes:
         with self._lock:
@@ -90,6 +108,8 @@ class TlsConnection:
     def _take_in(self) -> bool:
         """Wait for bytes of the network; False where there will be none any more."""
         count = self._socket.recv_into(self._received)
+        if not count:
+            self._check()
         with self._lock:
             if count:
                 self._incoming.write(memoryview(self._received)[:count])

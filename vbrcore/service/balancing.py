@@ -12,9 +12,10 @@ from vbrcore.balancer.demand import CLASS_REGULAR, Choice, Demand, window_gate
 from vbrcore.balancer.feasibility import why_never
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.gateways import candidates
-from vbrcore.model.errors import CanNeverRun, VbrError
+from vbrcore.model.errors import CanNeverRun, NoRoute, VbrError
 from vbrcore.model.inventory import Repository, Server
 from vbrcore.model.job import Job
+from vbrcore.model.routes import has_route
 from vbrcore.model.serverfacts import ServerState
 from vbrcore.model.window import is_open, opening
 from vbrcore.model.zones import zone_named
@@ -70,9 +71,17 @@ def shut(jobs: Iterable[Job], now: float) -> dict[str, Closed]:
 
 
 def check_can_run(repository: Repository, servers: tuple[Server, ...], proxies: Collection[str] = ()) -> None:
-    """Raise `CanNeverRun` where no task of a job could ever have all that it needs. `proxies`: the job's own list."""
+    """Raise `CanNeverRun` where no task of a job could ever have all that it needs. `proxies`: the job's own list.
+
+    Raises `NoRoute` where the data of none of them could go to the repository.
+    """
     beside = check_can_be_used(repository, servers)
     listed = tuple(one for one in servers if not proxies or one.name in proxies)
+    able = tuple(one for one in listed if "proxy" in one.roles)
+    # The gateway of a share is chosen by each session, and its proxies with it.
+    if able and not repository.is_share and not any(has_route(one, beside) for one in able):
+        names = ", ".join(one.name for one in able)
+        raise NoRoute(f"repository {repository.name} is on {beside.name}, which only dials, and so does {names}")
     choices = tuple(Choice(one.name, "", server_units(one.server_id, (beside.server_id,))) for one in listed)
     disk = Demand("", "", "task", "", 0.0, CLASS_REGULAR, manual=False, choices=choices)
     if why := why_never(Capacities(_limits(servers, (repository,)), {}, _labels(servers, (repository,))), disk):

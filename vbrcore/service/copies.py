@@ -4,13 +4,14 @@ from vbrcore.api import types
 from vbrcore.manager.copyplan import check_same_encryption
 from vbrcore.model.errors import InvalidValue
 from vbrcore.model.inventory import Repository
+from vbrcore.model.routes import data_route
 from vbrcore.service.balancing import check_can_be_used
 from vbrcore.service.repositories import find_repository
 from vbrcore.service.routes import Call
 
 
 def copy_source(call: Call, request: types.JobCreate, target: Repository) -> Repository:
-    """Return the repository that a new copy job reads. Raises `InvalidValue`, `NotFound`, `CanNeverRun`."""
+    """Return the repository that a new copy job reads. Raises `InvalidValue`, `NotFound`, `CanNeverRun`, `NoRoute`."""
     catalog = call.service.catalog
     if request.hypervisor:
         raise InvalidValue("a job takes machines from a hypervisor or points from a repository, not both")
@@ -23,6 +24,7 @@ def copy_source(call: Call, request: types.JobCreate, target: Repository) -> Rep
         raise InvalidValue(f"a backup copy from {source.name} needs another repository than {source.name}")
     encrypted = (catalog.is_encrypted(source.repository_id), catalog.is_encrypted(target.repository_id))
     check_same_encryption(source, target, encrypted)
-    for repository in (source, target):
-        check_can_be_used(repository, catalog.servers())
+    between = [check_can_be_used(repository, catalog.servers()) for repository in (source, target)]
+    if not source.is_share and not target.is_share:
+        data_route(*between)
     return source

@@ -3,7 +3,7 @@
 from vbrcore.api.home import Home
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL, Repository, Server
+from vbrcore.model.inventory import LOCAL_SERVER, Repository, Server
 from vbrcore.service.balancing import default_slots
 from vbrcore.storage.repository import create_repository
 
@@ -22,7 +22,7 @@ def add_defaults(home: Home, catalog: Catalog) -> None:
             Repository(
                 repository_id=repository_id,
                 name=DEFAULT_REPOSITORY,
-                server=LOCAL,
+                server=LOCAL_SERVER,
                 path=str(home.default_repository),
                 slots=slots,
             )
@@ -30,7 +30,7 @@ def add_defaults(home: Home, catalog: Catalog) -> None:
     catalog.add_server(
         Server(
             server_id=new_id(),
-            name=LOCAL,
+            name=LOCAL_SERVER,
             roles=("proxy", "repository"),
             proxy_slots=slots,
             host_budget=slots,

@@ -17,7 +17,7 @@ from vbrcore.catalog.catalog import Catalog
 from vbrcore.chain.files import ENDING
 from vbrcore.manager.gateways import OF_THE_SHARE, Gateways, candidates, explained
 from vbrcore.model.errors import NoGateway, NotFound, VbrError
-from vbrcore.model.inventory import LOCAL, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.service.balancing import below_reserve
 from vbrcore.storage.port import Storage
 from vbrcore.storage.repository import Space, space_of
@@ -169,7 +169,7 @@ class Elsewhere:
                 await transport.close()
             transport = TransportClient(server=name)
             server = self._catalog.server_by_name(name)
-            if name == LOCAL or server.ssh is None:
+            if name == LOCAL_SERVER or server.ssh is None:
                 await transport.start_local(_ID, _ID)
             else:
                 secrets = self._catalog.server_secrets(server.server_id)

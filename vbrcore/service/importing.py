@@ -20,7 +20,7 @@ from vbrcore.model.errors import (
     VbrError,
 )
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.secrets.repositorykey import RepositoryKey
 from vbrcore.service.repositories import check_settings, find_repository, key_of
 from vbrcore.service.routes import Call, Routes
@@ -62,7 +62,7 @@ def _import(call: Call, request: types.RepositoryImport) -> types.ImportView:
     repository = Repository(
         repository_id=repository_id or new_id(),
         name=request.name,
-        server=LOCAL,
+        server=LOCAL_SERVER,
         path=request.path,
         slots=slots,
         reserve_bytes=request.reserve_bytes,

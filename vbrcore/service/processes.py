@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vbrcore.api import operations, types
 from vbrcore.catalog.processes import is_alive, process_started
-from vbrcore.model.inventory import LOCAL
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.session import Session
 from vbrcore.service.routes import Call, Routes
 
@@ -53,7 +53,11 @@ def _list(call: Call, _request: types.Nothing) -> tuple[types.ProcessView, ...]:
             for session in call.service.catalog.live_sessions()
             if is_alive(session.pid, session.pid_started)
         ),
-        *(one for one in call.service.live.processes() if process_started(one.pid) is not None),
+        *(
+            one
+            for one in call.service.live.processes()
+            if one.server != LOCAL_SERVER or process_started(one.pid) is not None
+        ),
     ]
     return tuple(one for one in found if one is not None)
 
@@ -69,7 +73,7 @@ def _view(
         kind=kind,
         pid=pid,
         parent_pid=parent_pid,
-        server=LOCAL,
+        server=LOCAL_SERVER,
         role="",
         job_id=session.job_id if session else "",
         session_id=session.session_id if session else "",

@@ -18,7 +18,7 @@ from vbrcore.model.errors import (
     VbrError,
 )
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.model.place import Place, share_of
 from vbrcore.secrets.keyfiles import keyfile_of, passphrase_of
 from vbrcore.secrets.repositorykey import RepositoryKey
@@ -108,13 +108,13 @@ def _asked_for(call: Call, request: types.RepositoryAdd, slots: int) -> Reposito
         if "repository" not in server.roles:
             raise InvalidValue(f"server {server.name} has not the role repository")
         return repository
-    if request.path or request.server != LOCAL:
+    if request.path or request.server != LOCAL_SERVER:
         raise InvalidValue("a repository is a directory of a server, or a share, not both")
     if not request.credential:
         raise InvalidValue("a share needs a credential: nobody is let in without one")
     for name in request.gateways:
         gateway = catalog.server_by_name(name)
-        if gateway.name != LOCAL and "gateway" not in gateway.roles:
+        if gateway.name != LOCAL_SERVER and "gateway" not in gateway.roles:
             raise InvalidValue(f"server {name} has not the role gateway")
     return msgspec.structs.replace(
         repository,

@@ -6,10 +6,8 @@ A check is a function of the server and its facts; whoever has another one adds 
 from collections.abc import Callable, Iterator
 
 from vbrcore.model.inventory import Server
-from vbrcore.model.serverfacts import Finding, ServerFacts
+from vbrcore.model.serverfacts import MACHINES, Finding, ServerFacts
 
-_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 13)
-_MACHINES = ("x86_64", "aarch64")
 _LEAST_SPACE_BYTES = 1 << 30
 _CLOCK_OFF_S = 60.0
 
@@ -21,30 +19,17 @@ def findings(server: Server, facts: ServerFacts) -> tuple[Finding, ...]:
     return tuple(finding for check in CHECKS for finding in check(server, facts))
 
 
-def can_run_movers(facts: ServerFacts) -> bool:
-    """Return whether what was found lets a mover start there."""
-    return facts.os_is_linux and facts.machine in _MACHINES and python_fits(facts.python) and not facts.cache_error
-
-
-def python_fits(version: str) -> bool:
-    """Return whether movers run on this version of CPython ("": there is none)."""
-    parts = version.split(".")[:2]
-    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
-        return False
-    return _OLDEST_PYTHON <= (int(parts[0]), int(parts[1])) <= _NEWEST_PYTHON
-
-
 def _system(_server: Server, facts: ServerFacts) -> Iterator[Finding]:
-    if not facts.os_is_linux or facts.machine not in _MACHINES:
+    if not facts.os_is_linux or facts.machine not in MACHINES:
         yield Finding(
             "system_unsuitable",
             f"it runs {facts.os or 'an unknown system'} on {facts.machine or 'an unknown machine'}",
-            f"movers run on Linux, on {' and '.join(_MACHINES)}",
+            f"movers run on Linux, on {' and '.join(MACHINES)}",
         )
 
 
 def _python(server: Server, facts: ServerFacts) -> Iterator[Finding]:
-    if python_fits(facts.python):
+    if facts.python_fits:
         return
     found = f"Python {facts.python}" if facts.python else "no Python"
     yield Finding(

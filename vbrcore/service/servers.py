@@ -11,7 +11,7 @@ from vbrcore.api import operations, servers, types
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import AlreadyExists, CanNeverRun, InUse, InvalidValue, NotFound
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL, Server, ServerRole, SshAccess
+from vbrcore.model.inventory import LOCAL_SERVER, Server, ServerRole, SshAccess
 from vbrcore.model.serverfacts import ServerFacts, ServerState
 from vbrcore.secrets.secret import Secret
 from vbrcore.service.balancing import check_can_be_used, check_can_run
@@ -222,7 +222,7 @@ def _check_settings(server: Server) -> None:
     if server.address:
         _check_host(server.address, low)
     if server.dials_only and server.ssh is None:
-        raise InvalidValue(f"server {LOCAL} is where all others dial: it cannot only dial out")
+        raise InvalidValue(f"server {LOCAL_SERVER} is where all others dial: it cannot only dial out")
 
 
 # --- views ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import msgspec
 
 from vbrcore.model.errors import MoverLost, ProtocolError, TransportLost, VbrError
 from vbrcore.model.foreign import UNDECODABLE
-from vbrcore.model.inventory import LOCAL
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.liveness import Liveness
 from vbrcore.model.times import Timing
 from vbrcore.mover import messages as mover
@@ -75,7 +75,7 @@ class MoverHandle:
     def said(self, at: float) -> Said:
         """Return what stands in a log line of this mover that it said at this time of its own clock."""
         client = self._client
-        server = "" if client.server == LOCAL else client.server
+        server = "" if client.server == LOCAL_SERVER else client.server
         return {"kind": "mover", "pid": self.pid, "server": server, "at": at - client.clock_offset_s}
 
     async def send(self, message: mover.ToMover) -> None:
@@ -130,7 +130,7 @@ class TransportClient:
     gives the last lines of movers that were cut off there; `forget_log` removes them when they are kept here.
     """
 
-    def __init__(self, timing: Timing | None = None, *, server: str = LOCAL) -> None:
+    def __init__(self, timing: Timing | None = None, *, server: str = LOCAL_SERVER) -> None:
         self.encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(mover.FromMover)
         self.server = server
@@ -297,7 +297,7 @@ class TransportClient:
 
     @property
     def _name(self) -> str:
-        return "the transport" if self.server == LOCAL else f"the transport on server {self.server}"
+        return "the transport" if self.server == LOCAL_SERVER else f"the transport on server {self.server}"
 
     def _lose(self, why: str) -> None:
         """Fail everything that waits, and make sure that a transport on this machine really is gone."""

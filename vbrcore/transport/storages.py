@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from vbrcore.model.errors import ProtocolError, VbrError
-from vbrcore.model.inventory import LOCAL, Repository
+from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.model.place import Place
 from vbrcore.storage.port import Storage
 from vbrcore.storage.repository import check_identity, open_repository
@@ -82,4 +82,4 @@ class Storages:
 
 def is_here(repository: Repository) -> bool:
     """Whether it is a directory of this machine."""
-    return not repository.is_share and repository.server == LOCAL
+    return not repository.is_share and repository.server == LOCAL_SERVER
