@@ -85,4 +85,9 @@ def gateway_of(line: Line) -> tuple[str, str]:
     """Run the job; return the gateway of its session and why it was taken."""
     session: dict[str, Any] = line.session(line.run_job()["session_id"])
     (choice,) = session["report"]["gateways"]
+    (explained,) = line.json("explain", session["session_id"])["gateways"]
+    assert (explained["gateway"], explained["reason"]) == (choice["gateway"], choice["reason"])
+    assert f"opened by {choice['gateway']} ({choice['reason']}: {explained['words']})" in line(
+        "explain", session["session_id"]
+    )
     return choice["gateway"], choice["reason"]

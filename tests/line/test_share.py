@@ -54,7 +54,7 @@ def test_the_line_runs_over_a_share(shared: Any, make_disk: Any, sha256: Any, tm
     assert line.json("health", "check", "nightly")["report"]["chains"][0]["finding_count"] == 0
     assert line.json("repository", "rescan", "main")["removed"] == []
     log = line("session", "log", first["session_id"])
-    assert "gateway local: there is no other" in log
+    assert "gateway local: the only one that can" in log
     # Copied from the share to a directory, and points deleted on it.
     line("repository", "add", "copies", "--path", line.repository, "--reserve", "1M")
     line("job", "create", "copy", "--from-repository", "main", "--machine", "*", "--repository", "copies")
