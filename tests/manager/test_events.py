@@ -23,10 +23,13 @@ class Settings(msgspec.Struct):
 class Listener:
     info = PluginInfo("listener", API_VERSION, frozenset(), "separate", Settings)
 
-    def connect(self, settings, secrets):
+    def check(self, settings, *, has_host):
         raise NotImplementedError
 
-    def transport_modes(self, machine, server):
+    def connect(self, settings, secrets, host):
+        raise NotImplementedError
+
+    def transport_modes(self, machine, server, host):
         return ()
 
 

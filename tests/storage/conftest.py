@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
-from tests.smbd import SMBD, Smbd
 from vbrcore.model.place import Place
 from vbrcore.storage.capabilities import StorageClass
 from vbrcore.storage.local import LocalStorage
 from vbrcore.storage.port import Storage
 from vbrcore.storage.smb import SmbStorage
 from vbrcore.testing.memory_storage import MemoryStorage
+from vbrcore.testing.smbd import SMBD, Smbd
 from vbrcore.transport.client import TransportClient
 from vbrcore.transport.remotestorage import RemoteStorage
 

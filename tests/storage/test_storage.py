@@ -214,3 +214,15 @@ def test_a_directory_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None
     (tmp_path / "root" / "chain").write_bytes(b"a file where a directory should be")
     with pytest.raises(NotFound):
         storage.list("chain/")
+
+
+def test_a_locked_file_is_read_and_written_meanwhile_and_removed_by_who_holds_it(storage: Storage) -> None:
+    lock = storage.lock("chain/pin")
+    appender = storage.modify("chain/pin")
+    appender.write(0, [b"who reads"])
+    appender.sync()
+    appender.close()
+    assert storage.read("chain/pin", 0, 100) == b"who reads"
+    storage.remove("chain/pin")
+    lock.release()
+    assert storage.list("chain/") == ()

@@ -126,11 +126,25 @@ class RunView(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+class GatewayView(msgspec.Struct, frozen=True):
+    """Which server opens a share for a session, why, in a word and in words, and why not others."""
+
+    repository: str
+    gateway: str
+    reason: str
+    words: str
+    others: tuple[ExcludedView, ...]
+
+
 class ExplainView(msgspec.Struct, frozen=True):
-    """All of a session, or one task of it. `state` is the session's; nothing waits and runs where it has ended."""
+    """All of a session, or one task of it. `state` is the session's; nothing waits and runs where it has ended.
+
+    `gateways`: those of the shares that the session has opened so far, also where it has ended.
+    """
 
     session_id: str
     name: str
     state: str
     waits: tuple[WaitView, ...]
     runs: tuple[RunView, ...]
+    gateways: tuple[GatewayView, ...] = ()

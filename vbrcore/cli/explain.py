@@ -26,6 +26,10 @@ def _explain(args: argparse.Namespace) -> int:
         print_json(view)
         return 0
     print_fields({"session": view.session_id, "name": view.name, "state": view.state})
+    for one in view.gateways:
+        print(clean(f"\nrepository {one.repository} is opened by {one.gateway} ({one.reason}: {one.words})"))
+        for other in one.others:
+            print(clean(f"not {other.server}: {other.reason}: {other.detail}"))
     for run in view.runs:
         way = f"{run.server} {run.mode}".strip() or "its repository"
         print(clean(f"\n{run.machine} {run.disk} has what it needs, at {way}{f' ({run.why})' if run.why else ''}"))

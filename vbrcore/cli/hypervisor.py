@@ -17,6 +17,7 @@ def add_parser(nouns: Nouns[Parser]) -> None:
         "hypervisor",
         "hypervisor add lab --plugin images --set path=/srv/machines",
         "hypervisor add kvm --plugin kvm --set uri=qemu:///system",
+        "hypervisor add kvm1 --plugin kvm --set uri=qemu+ssh://root@kvm1/system --server kvm1",
         "hypervisor list",
     )
     add = parser.verb(

@@ -31,7 +31,7 @@ async def run_backup(context: Context) -> Outcome:
     chains = JobChains(context, job, repository, Warnings(log))
     gate = Gate(job.schedule, context.session, context.stop, log)
     gate.start()
-    connecting = asyncio.create_task(Connection.connect(hypervisor, catalog.hypervisor_secrets(hypervisor)))
+    connecting = asyncio.create_task(Connection.connect(catalog, hypervisor))
     starting = asyncio.create_task(context.crew.transport())
     try:
         await gate.while_open(chains.begin())
@@ -54,6 +54,7 @@ async def run_backup(context: Context) -> Outcome:
                     for server_id, state in catalog.server_states().items()
                     if state.facts is not None and not state.facts.can_run_movers
                 ),
+                host=connection.host,
             ),
             times_s=catalog.task_times_s(job.job_id),
             connection=connection,

@@ -33,8 +33,7 @@ async def run_cleanup(context: Context) -> Outcome:
 async def _undo(context: Context, connections: dict[str, Connection], row: JournalRow) -> None:
     if row.hypervisor_id not in connections:
         hypervisor = context.catalog.hypervisor(row.hypervisor_id)
-        secrets = context.catalog.hypervisor_secrets(hypervisor)
-        connections[row.hypervisor_id] = await Connection.connect(hypervisor, secrets)
+        connections[row.hypervisor_id] = await Connection.connect(context.catalog, hypervisor)
     connection = connections[row.hypervisor_id]
     if row.action == RESTORE:
         plan = msgspec.msgpack.decode(row.payload, type=RestoreEntry).plan

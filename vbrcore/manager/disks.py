@@ -153,7 +153,7 @@ class MachineDisks:
             secret=target.chain.secret,
         )
         try:
-            done = await self._tried_again(target, task, work, grant)
+            done = await self._tried_again(target, task, work, grant, disk)
         finally:
             self._context.leases.release(task.task_id)
         for warning in done.warnings:
@@ -184,21 +184,35 @@ class MachineDisks:
 
     async def _read_configuration(self, target: TargetRun, snapshot: Snapshot) -> DiskDone:
         task = self._tasks[CONFIGURATION]
-        if snapshot.configuration is None:
+        source = snapshot.configuration
+        if source is None:
             raise InvalidValue(f"{self._name}: no configuration to read")
+        server = LOCAL_SERVER
+        on_host, host = snapshot.configuration_on_host, self._parts.connection.row.server
+        if on_host is not None and self._first is not None and self._first[1].server == host:
+            source, server = on_host, host
         work = SourceWork(
             task_id=task.task_id,
             kind="configuration",
-            source=snapshot.configuration,
+            source=source,
             endpoint=NO_ENDPOINT,
             block_size_bytes=self._parts.job.block_size_bytes,
             compression=self._parts.job.compression,
             secret=target.chain.secret,
         )
-        return await self._tried_again(target, task, work, None)
+        return await self._tried_again(target, task, work, server=server)
 
-    async def _tried_again(self, target: TargetRun, task: Task, work: SourceWork, grant: Grant | None) -> DiskDone:
-        """Read with what was granted; after a failure that retrying can mend, elsewhere if there is another proxy."""
+    async def _tried_again(
+        self,
+        target: TargetRun,
+        task: Task,
+        work: SourceWork,
+        grant: Grant | None = None,
+        disk: DiskSource | None = None,
+        *,
+        server: str = LOCAL_SERVER,
+    ) -> DiskDone:
+        """Read with what was granted, on `server` what needs no grant; after a failure elsewhere, if that may help."""
         context = self._context
         failed = set[str]()
         for left in reversed(range(DISK_ATTEMPTS)):
@@ -212,14 +226,13 @@ class MachineDisks:
                 **self._way(grant),
             )
             try:
-                server = context.catalog.server_by_name(
-                    grant.server if grant is not None else self._configuration_server
-                )
+                where = context.catalog.server_by_name(grant.server if grant is not None else server)
+                source = work.source if disk is None or grant is None else disk.source_for(grant.mode)
                 done = await send_disk(
                     context,
                     target,
-                    work,
-                    between=(server, self._parts.placement.beside),
+                    msgspec.structs.replace(work, source=source),
+                    between=(where, self._parts.placement.beside),
                     attempt=attempt,
                     machine=self._name,
                     disk=task.disk,
@@ -250,11 +263,6 @@ class MachineDisks:
                 )
                 return done
         raise MoverLost(f"{self._name}/{task.disk}: no attempt left")
-
-    @property
-    def _configuration_server(self) -> str:
-        """Return the server where configurations are read: the hypervisor's own, where it is tied to one."""
-        return self._parts.connection.row.server or LOCAL_SERVER
 
     def _way(self, grant: Grant | None) -> dict[str, str]:
         """Return where and how a task is done, and why there, as fields of its row."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from vbrcore.balancer.gateways import Gateway, GatewayChoice, choose_gateway
+from vbrcore.balancer.words import gateway_words
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.catalog.gateways import Fared
 from vbrcore.model.errors import (
@@ -27,13 +28,6 @@ _KNOWN_S: Final = 86_400.0
 _AWAY_S: Final = 60.0
 # What another gateway would meet as well.
 OF_THE_SHARE: Final = (ShareRefused, RepositoryNotMounted, InvalidValue)
-WORDS: Final = {
-    "only_gateway": "there is no other",
-    "served_the_chain_last": "it served the chain last, and has its index at hand",
-    "same_site": "it stands at the site of the share",
-    "fastest": "it connects in the shortest time",
-    "least_loaded": "it is the least loaded one",
-}
 
 
 def candidates(repository: Repository, servers: Iterable[Server]) -> tuple[Server, ...]:
@@ -47,16 +41,16 @@ def candidates(repository: Repository, servers: Iterable[Server]) -> tuple[Serve
 def explained(choice: GatewayChoice) -> str:
     """Say a choice in words, with those that were not taken."""
     others = "".join(f"; {one.gateway}: {one.reason} ({one.detail})" for one in choice.others)
-    return f"gateway {choice.gateway}: {WORDS.get(choice.reason, choice.reason)}{others}"
+    return f"gateway {choice.gateway}: {gateway_words(choice.reason)}{others}"
 
 
 class Gateways:
     """Settles, once for each repository, which server opens it; a directory has its own. For an event loop.
 
-    `say`: told of each choice.
+    `say`: told of each choice, with the repository that it was made for.
     """
 
-    def __init__(self, catalog: Catalog, storages: Storages, say: Callable[[str], None]) -> None:
+    def __init__(self, catalog: Catalog, storages: Storages, say: Callable[[Repository, GatewayChoice], None]) -> None:
         self._catalog = catalog
         self._storages = storages
         self._say = say
@@ -96,16 +90,29 @@ class Gateways:
     async def _choose(self, repository: Repository, directory: str) -> str:
         servers = candidates(repository, self._catalog.servers())
         await self._measure(repository, servers)
+        failed: dict[str, str] = {}
         while True:
-            choice = self._choice(repository, servers, directory)
+            choice = self._choice(repository, servers, directory, failed)
+            if not choice.gateway:  # those that failed a while ago are better than none
+                choice = self._choice(repository, servers, directory, failed, believing=False)
             if not choice.gateway:
                 why = "; ".join(f"{one.gateway}: {one.detail}" for one in choice.others)
                 raise NoGateway(f"no server can open {repository.path}" + (f": {why}" if why else ""))
-            if await self._try(repository, choice.gateway):
-                self._say(f"{repository.path}: {explained(choice)}")
+            if not (why := await self._try(repository, choice.gateway)):
+                self._say(repository, choice)
                 return choice.gateway
+            failed[choice.gateway] = why
 
-    def _choice(self, repository: Repository, servers: Iterable[Server], directory: str) -> GatewayChoice:
+    def _choice(
+        self,
+        repository: Repository,
+        servers: Iterable[Server],
+        directory: str,
+        failed: Mapping[str, str],
+        *,
+        believing: bool = True,
+    ) -> GatewayChoice:
+        """Choose among those that have not `failed` now; `believing`: nor lately."""
         fared = self._catalog.gateways_of(repository.repository_id)
         states = self._catalog.server_states()
         usage = self._catalog.usage()
@@ -113,10 +120,10 @@ class Gateways:
         for one in servers:
             last = fared.get(one.name, Fared(one.name, None, "", 0.0))
             state = states.get(one.server_id)
-            away = last.away if time.time() - last.checked < _AWAY_S else ""
+            away = last.away if believing and time.time() - last.checked < _AWAY_S else ""
             # One whose budget is spent is waited for by the lease: that is no reason to have none.
             used = min(usage[f"host:{one.server_id}"], one.host_budget - 1)
-            away = (state.away if state is not None else "") or away
+            away = failed.get(one.name, "") or (state.away if state is not None else "") or away
             known.append(Gateway(one.name, one.site, last.connect_s, one.host_budget, used, away))
         last_one = self._catalog.last_gateway(repository.repository_id, directory) if directory else ""
         return choose_gateway(known, share_site=repository.site, last=last_one)
@@ -130,8 +137,8 @@ class Gateways:
         unknown = [one.name for one in servers if one.name not in fared or now - fared[one.name].checked > _KNOWN_S]
         await asyncio.gather(*(self._try(repository, name) for name in unknown))
 
-    async def _try(self, repository: Repository, name: str) -> bool:
-        """Have a gateway open the share; say whether it can. Raises what every gateway would meet."""
+    async def _try(self, repository: Repository, name: str) -> str:
+        """Have a gateway open the share; return why it cannot ("": it can). Raises what every gateway would meet."""
         there = msgspec.structs.replace(repository, server=name)
         try:
             storage: Storage = await asyncio.to_thread(self._storages.open, there)
@@ -139,10 +146,10 @@ class Gateways:
             raise
         except VbrError as error:
             self._note(repository, name, None, str(error))
-            return False
+            return str(error)
         if isinstance(storage, RemoteStorage):
             self._note(repository, name, storage.connect_s, "")
-        return True
+        return ""
 
     def _note(self, repository: Repository, name: str, connect_s: float | None, away: str) -> None:
         self._catalog.note_gateway(repository.repository_id, Fared(name, connect_s, away, time.time()))

@@ -65,7 +65,7 @@ async def run_health(context: Context) -> Outcome:
         marked = await _mark(context, job, place, result.diagnosis, warnings)
         reports.append(_report(context, place, result, marked))
     report = {"deep": request.deep, "chains": [msgspec.to_builtins(one) for one in reports]}
-    catalog.update_session(session.session_id, report=report)
+    catalog.update_session(session.session_id, report=catalog.session(session.session_id).report | report)
     damaged = [one for one in reports if not one.is_clean]
     for line in sentences(damaged):
         context.log.error(line)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -10,8 +11,11 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from vbrcore.api.client import Client
 from vbrcore.api.home import Home
+from vbrcore.balancer.gateways import GatewayChoice
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.catalog.processes import process_started
 from vbrcore.manager.backup import run_backup
@@ -21,7 +25,7 @@ from vbrcore.manager.copying import run_copy
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.delete import run_delete
 from vbrcore.manager.events import SessionEvents
-from vbrcore.manager.gateways import Gateways
+from vbrcore.manager.gateways import Gateways, explained
 from vbrcore.manager.health import run_health
 from vbrcore.manager.leases import Leases
 from vbrcore.manager.live import LiveReporter
@@ -32,6 +36,7 @@ from vbrcore.manager.report import Outcome
 from vbrcore.manager.stop import StopWatch
 from vbrcore.manager.upkeep import run_retention, run_upkeep
 from vbrcore.model.errors import VbrError, info_of
+from vbrcore.model.inventory import Repository
 from vbrcore.model.session import Session
 from vbrcore.transport.storages import Storages
 
@@ -92,7 +97,7 @@ async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog, 
     live = LiveReporter(client, session.session_id)
     crew = Crew(session, log, catalog, home.path)
     storages = Storages(lambda server, path: crew.start("storage", task_id="", disk=path, server=server), catalog.place)
-    gateways = Gateways(catalog, storages, log.info)
+    gateways = Gateways(catalog, storages, functools.partial(_gateway_chosen, catalog, session, log))
     leases = Leases(catalog, session.session_id, log, stop, live.poke)
     stop.start()
     leases.start()
@@ -111,6 +116,17 @@ async def _run(home: Home, catalog: Catalog, session: Session, log: SessionLog, 
         await live.close()
         await stop.close()
         leases.close()
+
+
+def _gateway_chosen(
+    catalog: Catalog, session: Session, log: SessionLog, repository: Repository, choice: GatewayChoice
+) -> None:
+    """Have it stand in the session's log, and in its report from now on."""
+    log.info(f"{repository.path}: {explained(choice)}")
+    report = catalog.session(session.session_id).report
+    told = {"repository": repository.name, **msgspec.structs.asdict(choice)}
+    chosen = [*report.get("gateways", ()), msgspec.to_builtins(told)]  # type: ignore[misc]
+    catalog.update_session(session.session_id, report=report | {"gateways": chosen})
 
 
 def _finish(catalog: Catalog, session: Session, log: SessionLog, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from vbrcore.model.errors import CanNeverRun, NoRoute
 from vbrcore.model.inventory import Hypervisor, Machine, Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.routes import has_route
-from vbrcore.plugins.api import Plugin
+from vbrcore.plugins.api import ManagedHost, Plugin
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -24,11 +24,12 @@ class Placement(msgspec.Struct, frozen=True):
     beside: Server
     hypervisor: Hypervisor
     plugin: Plugin
+    host: ManagedHost | None = None
     unfit: frozenset[str] = frozenset()
 
     def of(self, machine: Machine) -> Candidates:
         """Return the choices for each disk of a machine. Raises `CanNeverRun` where there are none, saying why."""
-        modes = {one.name: self.plugin.transport_modes(machine, one.name) for one in self.servers}
+        modes = {one.name: self.plugin.transport_modes(machine, one.name, self.host) for one in self.servers}
         found = placed(
             self.job,
             self.repository,

@@ -60,7 +60,7 @@ async def run_restore_machine(context: Context) -> Outcome:
     stored = context.catalog.point(request.point)
     warnings = Warnings(context.log)
     row = context.catalog.hypervisor_by_name(request.hypervisor)
-    connection = await Connection.connect(row, context.catalog.hypervisor_secrets(row))
+    connection = await Connection.connect(context.catalog, row)
     try:
         wanted = api.RestoreRequest(
             name=request.name,
@@ -73,7 +73,10 @@ async def run_restore_machine(context: Context) -> Outcome:
         for element in plan.left_out:
             warnings.add(f"left out of the configuration: {element}", machine=request.name)
         entry = context.catalog.journal_add(
-            context.session.session_id, row.hypervisor_id, RESTORE, msgspec.msgpack.encode(RestoreEntry(plan))
+            context.session.session_id,
+            row.hypervisor_id,
+            RESTORE,
+            msgspec.msgpack.encode(RestoreEntry(_without_secrets(plan))),
         )
         made = plan
         try:
@@ -104,6 +107,12 @@ def _confinement(context: Context) -> api.Confinement | None:
 
 def _confined(sinks: Mapping[str, api.SinkSpec], confinement: api.Confinement | None) -> dict[str, api.SinkSpec | None]:
     return {disk_id: msgspec.structs.replace(sink, confinement=confinement) for disk_id, sink in sinks.items()}
+
+
+def _without_secrets(plan: api.RestorePlan) -> api.RestorePlan:
+    """Return a plan as it may be journaled: to undo it needs none of what its movers need."""
+    sinks = {disk_id: msgspec.structs.replace(sink, secrets={}) for disk_id, sink in plan.sinks.items()}
+    return msgspec.structs.replace(plan, sinks=sinks)
 
 
 def _only_made(plan: api.RestorePlan, done: dict[str, RestoreDone | VbrError]) -> api.RestorePlan:

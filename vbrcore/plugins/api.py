@@ -10,9 +10,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from vbrcore.model.inventory import Machine
+from vbrcore.model.errors import InvalidValue
+from vbrcore.model.inventory import Machine, SshAccess
 
-API_VERSION = "1.0"
+API_VERSION = "2.0"
 
 Capability = Literal[
     "change_tracking",  # extents since a change id
@@ -40,6 +41,21 @@ class PluginInfo(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     mover_package: str = ""
     mover_wheels: tuple[str, ...] = ()
+
+
+class ManagedHost(msgspec.Struct, frozen=True):
+    """The managed server that a hypervisor is tied to, and how it is logged in to there (`plugins.ssh.SshHost`).
+
+    `secrets`: what `access.login` names (`identity`: the private key's text; `password`; an agent needs none). They may
+    go into a spec's `secrets`, and nowhere else.
+    """
+
+    name: str
+    access: SshAccess
+    secrets: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"ManagedHost({self.name!r})"
 
 
 class SourceSpec(msgspec.Struct, frozen=True):
@@ -77,7 +93,8 @@ class DiskSource(msgspec.Struct, frozen=True):
     """One disk of a snapshot. `change_id` becomes valid with the committed point.
 
     `since` is the base change id that the reader can tell changes from ("" = compare digests, and `full_reason`
-    says why where tracking was expected).
+    says why where tracking was expected). `source` is for `transport_mode`, `others` for the further modes by which the
+    same disk can be read.
     """
 
     disk_id: str
@@ -88,6 +105,15 @@ class DiskSource(msgspec.Struct, frozen=True):
     change_id: str = ""
     since: str = ""
     full_reason: str = ""
+    others: dict[str, SourceSpec] = {}
+
+    def source_for(self, mode: str) -> SourceSpec:
+        """Return what a mover opens that reads by this mode. Raises `InvalidValue` where there is no such one."""
+        if mode == self.transport_mode:
+            return self.source
+        if mode not in self.others:
+            raise InvalidValue(f"disk {self.name}: the plugin offered the transport mode {mode!r} and gives no source")
+        return self.others[mode]
 
 
 class BaseDisk(msgspec.Struct, frozen=True):
@@ -117,11 +143,15 @@ class SnapshotPlan(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """All disks of a machine at one moment. `configuration` is read by a small task of its own (None: nothing kept)."""
+    """All disks of a machine at one moment. `configuration` is read by a small task of its own (None: nothing kept).
+
+    It must be readable on the backup server; `configuration_on_host` is for a mover on the host, where one runs anyway.
+    """
 
     disks: tuple[DiskSource, ...]
     configuration: SourceSpec | None = None
     warnings: tuple[str, ...] = ()
+    configuration_on_host: SourceSpec | None = None
 
 
 class RestoreDisk(msgspec.Struct, frozen=True):
@@ -203,8 +233,17 @@ class Plugin(Protocol):
 
     info: PluginInfo
 
-    def connect(self, settings: msgspec.Struct, secrets: Mapping[str, str]) -> Hypervisor:
-        """Open a connection. Raises `HypervisorUnreachable`, `InvalidValue`."""
+    def check(self, settings: msgspec.Struct, *, has_host: bool) -> None:
+        """Raise `InvalidValue` for settings that can never be connected to. Reaches nothing.
 
-    def transport_modes(self, machine: Machine, server: str) -> Sequence[str]:
+        `has_host`: the hypervisor is tied to a managed server other than the backup server.
+        """
+
+    def connect(self, settings: msgspec.Struct, secrets: Mapping[str, str], host: ManagedHost | None) -> Hypervisor:
+        """Open a connection. `host`: the managed server that the hypervisor is tied to; None: the backup server itself.
+
+        Raises `HypervisorUnreachable`, `InvalidValue`.
+        """
+
+    def transport_modes(self, machine: Machine, server: str, host: ManagedHost | None) -> Sequence[str]:
         """Return the modes in which a mover on `server` can read this machine, best first (empty: none)."""

@@ -172,7 +172,7 @@ def _find(plugin_id: str) -> _Found:
         return _Found(None, module, "broken", f"it calls itself {info.plugin_id!r}")
     if reason := _incompatible(info.api_version):
         return _Found(plugin, module, "incompatible", reason)
-    for method in ("connect", "transport_modes"):
+    for method in ("check", "connect", "transport_modes"):
         if not callable(getattr(plugin, method, None)):
             return _Found(None, module, "broken", f"its PLUGIN has no method {method}")
     return _Found(plugin, module, "ok", "")

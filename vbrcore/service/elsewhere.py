@@ -12,9 +12,10 @@ import msgspec
 
 from vbrcore.api.home import Home
 from vbrcore.balancer.decide import Closed
+from vbrcore.balancer.gateways import GatewayChoice
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.chain.files import ENDING
-from vbrcore.manager.gateways import OF_THE_SHARE, Gateways, candidates
+from vbrcore.manager.gateways import OF_THE_SHARE, Gateways, candidates, explained
 from vbrcore.model.errors import NoGateway, NotFound, VbrError
 from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.service.balancing import below_reserve
@@ -58,7 +59,7 @@ class Elsewhere:
         self._starting: dict[str, asyncio.Lock] = {}
         self._seen: dict[str, Seen] = {}
         self._storages = Storages(self._start, catalog.place)
-        self._gateways = Gateways(catalog, self._storages, lambda text: _log.info("%s", text))
+        self._gateways = Gateways(catalog, self._storages, _say)
 
     def open(self, repository: Repository) -> Storage:
         """Return the storage of a repository; a gateway or mover that was lost meanwhile is replaced once.
@@ -70,6 +71,8 @@ class Elsewhere:
         settled = self._storages.run(self._gateways.settled(repository))
         try:
             return self._storages.open(settled)
+        except OF_THE_SHARE:
+            raise
         except VbrError as error:
             if not error.retryable or not repository.is_share:
                 raise
@@ -174,6 +177,10 @@ class Elsewhere:
                 await transport.start_remote(connection, self._bundles, _ID, _ID)
             self._transports[name] = transport
             return transport
+
+
+def _say(repository: Repository, choice: GatewayChoice) -> None:
+    _log.info("%s: %s", repository.path, explained(choice))
 
 
 def stored_in(storage: Storage) -> tuple[dict[str, int], int]:

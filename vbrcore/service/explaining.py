@@ -4,13 +4,17 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from vbrcore.api import balance as views
 from vbrcore.api import operations, types
 from vbrcore.balancer.demand import Pending
 from vbrcore.balancer.estimate import Running, estimate
 from vbrcore.balancer.explain import Explanation, ResourceUse, explain
+from vbrcore.balancer.gateways import NotTaken
 from vbrcore.balancer.rank import EXPECTED_BYTES_S, EXPECTED_START_S
 from vbrcore.balancer.room import Capacities, kind_of
+from vbrcore.balancer.words import gateway_words
 from vbrcore.catalog.catalog import Held
 from vbrcore.model.errors import NotFound
 from vbrcore.model.session import Session, Task
@@ -139,6 +143,29 @@ def _explain(call: Call, request: views.Explain) -> views.ExplainView:
         state=session.state,
         waits=tuple(_wait(state, session, one, starts.get(one.demand_id), holders) for one in why),
         runs=_runs(state.held, tasks),
+        gateways=_gateways(call.service.catalog.session(session.session_id)),
+    )
+
+
+class _Chosen(msgspec.Struct, frozen=True):
+    """A choice as it stands in a session's report."""
+
+    repository: str
+    gateway: str
+    reason: str
+    others: tuple[NotTaken, ...]
+
+
+def _gateways(session: Session) -> tuple[views.GatewayView, ...]:
+    return tuple(
+        views.GatewayView(
+            repository=one.repository,
+            gateway=one.gateway,
+            reason=one.reason,
+            words=gateway_words(one.reason),
+            others=tuple(views.ExcludedView(other.gateway, other.reason, other.detail) for other in one.others),
+        )
+        for one in msgspec.convert(session.report.get("gateways", ()), tuple[_Chosen, ...])
     )
 
 

@@ -22,14 +22,15 @@ def _add(call: Call, request: types.HypervisorAdd) -> types.HypervisorView:
     check_name(request.name)
     plugin = load(request.plugin)
     _check_secrets(plugin, request)
-    settings_from(plugin, request.settings)
+    server = call.service.catalog.server_by_name(request.server)
+    plugin.check(settings_from(plugin, request.settings), has_host=server.ssh is not None)
     hypervisor = Hypervisor(
         hypervisor_id=new_id(),
         name=request.name,
         plugin=request.plugin,
         settings=request.settings,
         secret_names=tuple(sorted(request.secrets)),
-        server=call.service.catalog.server_by_name(request.server).name,
+        server=server.name,
     )
     call.service.catalog.add_hypervisor(hypervisor, {name: Secret(text) for name, text in request.secrets.items()})
     return _view(hypervisor)

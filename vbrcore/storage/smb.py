@@ -1,8 +1,9 @@
 """The storage port on an SMB share, spoken by this process itself: no mount, no root.
 
-A lock is an open of its file that shares neither reading nor writing, so the server ends it with the connection. What
-was open when a connection is lost fails from then on (`StorageFailed`), and so does everything else: another instance
-begins anew, with a lock of its own. What is removed while somebody has it open keeps its name until it is closed.
+A lock is an open of its file for deletion that shares no deletion: one at a time gets it, others may read and write the
+file meanwhile, and the server ends it with the connection. What was open when a connection is lost fails from then on
+(`StorageFailed`), and so does everything else: another instance begins anew, with a lock of its own. What is removed
+while somebody has it open keeps its name until it is closed.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ from vbrcore.storage.port import ALIGNMENT_BYTES, SLOT_BYTES, Buffer, check_alig
 from vbrcore.storage.smbwire import Wire
 
 _BLOCK_BYTES: Final = frozenset({8192, 16384, 32768, 65536})
-_UNDER_WAY: Final = 8  # requests of one call that wait for an answer
+_UNDER_WAY: Final = 16  # requests of one call that wait for an answer
 _ALL: Final = Sharing.FILE_SHARE_READ | Sharing.FILE_SHARE_WRITE | Sharing.FILE_SHARE_DELETE
 _READ: Final = FilePipePrinterAccessMask.FILE_READ_DATA | FilePipePrinterAccessMask.FILE_READ_ATTRIBUTES
 _WRITE: Final = _READ | FilePipePrinterAccessMask.FILE_WRITE_DATA | FilePipePrinterAccessMask.FILE_WRITE_ATTRIBUTES
@@ -173,15 +174,17 @@ class SmbReader:
 
 
 class SmbLock:
-    """An open that shares neither reading nor writing: it ends with the connection at the latest."""
+    """See the module. `held`: the locks of this storage, by path, of which this is one until it is released."""
 
-    def __init__(self, wire: Wire, handle: Open) -> None:
+    def __init__(self, wire: Wire, handle: Open, held: dict[str, Open]) -> None:
         self._wire = wire
         self._handle: Open | None = handle
+        self._held = held
 
     def release(self) -> None:
         handle, self._handle = self._handle, None
         if handle is not None:
+            self._held.pop(handle.file_name, None)
             self._wire.release(handle)
 
 
@@ -191,6 +194,7 @@ class SmbStorage:
     def __init__(self, place: Place) -> None:
         self._wire = Wire(place)
         self._root = self._wire.share.directory
+        self._held: dict[str, Open] = {}
 
     def close(self) -> None:
         """End the connection; what is open and locked goes with it."""
@@ -288,7 +292,13 @@ class SmbStorage:
             self._wire.change(handle, info)
 
     def remove(self, name: str) -> None:
-        self._delete(self._path(name), _FILE)
+        path = self._path(name)
+        held = self._held.get(path.replace("/", "\\"))
+        if held is None:
+            self._delete(path, _FILE)
+        else:  # it goes when the lock is released: nobody can take it in between
+            with _writing():
+                self._wire.change(held, _deletion())
 
     def remove_directory(self, prefix: str) -> None:
         try:
@@ -314,7 +324,8 @@ class SmbStorage:
             raise
         except NotFound as error:  # removed, and not yet closed
             raise ChainLocked(f"{self._wire.share}: {name} was removed just now") from error
-        return SmbLock(self._wire, handle)
+        self._held[handle.file_name] = handle
+        return SmbLock(self._wire, handle, self._held)
 
     def free_bytes(self) -> int:
         info = self._space()
@@ -376,12 +387,10 @@ class SmbStorage:
             self._wire.release(handle)
 
     def _delete(self, path: str, options: int) -> None:
-        info = FileDispositionInformation()
-        info["delete_pending"] = True
         with _writing():
             handle = self._open(path, _NAME, options=options)
             try:
-                self._wire.change(handle, info)
+                self._wire.change(handle, _deletion())
                 with self._wire.errors(path):
                     handle.close()
             except BaseException:
@@ -406,8 +415,8 @@ class SmbStorage:
     def _open_lock(self, path: str) -> Open:
         return self._wire.open(
             path,
-            access=_WRITE,
-            share=Sharing.FILE_SHARE_DELETE,
+            access=_WRITE | _NAME,
+            share=Sharing.FILE_SHARE_READ | Sharing.FILE_SHARE_WRITE,
             disposition=CreateDisposition.FILE_OPEN_IF,
             options=_FILE,
         )
@@ -434,6 +443,12 @@ class SmbStorage:
 
 
 _MADE: Final = 2  # FILE_CREATED of the answer to an open
+
+
+def _deletion() -> FileDispositionInformation:
+    info = FileDispositionInformation()
+    info["delete_pending"] = True
+    return info
 
 
 def _pieces(parts: Sequence[Buffer], most_bytes: int) -> Iterator[bytes]:

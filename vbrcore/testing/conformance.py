@@ -22,6 +22,7 @@ from vbrcore.plugins.api import (
     Capability,
     DiskSource,
     Hypervisor,
+    ManagedHost,
     Plugin,
     RestoreDisk,
     RestoreRequest,
@@ -69,6 +70,11 @@ class HypervisorConformance:
         raise NotImplementedError
 
     @pytest.fixture
+    def host(self) -> ManagedHost | None:
+        """The managed server that the connection is tied to, where it is."""
+        return None
+
+    @pytest.fixture
     def make_machine(self) -> MakeMachine:
         raise NotImplementedError
 
@@ -104,8 +110,30 @@ class HypervisorConformance:
         assert [disk.size_bytes for disk in machine.disks] == list(self.sizes)
         assert len({disk.disk_id for disk in machine.disks}) == len(machine.disks)
 
-    def test_l0_some_mode_reads_it_here(self, plugin: Plugin, connection: Hypervisor, guest: MachineUnderTest) -> None:
-        assert plugin.transport_modes(_named(connection.inventory(), guest.name), "local")
+    def test_l0_some_mode_reads_it_here(
+        self, plugin: Plugin, connection: Hypervisor, guest: MachineUnderTest, host: ManagedHost | None
+    ) -> None:
+        assert plugin.transport_modes(_named(connection.inventory(), guest.name), "local", host)
+
+    def test_l0_every_offered_mode_has_a_source(
+        self, plugin: Plugin, connection: Hypervisor, guest: MachineUnderTest, host: ManagedHost | None
+    ) -> None:
+        servers = ["local"] if host is None else ["local", host.name]
+        with _Taken(connection, guest.name) as taken:
+            machine = _named(connection.inventory(), guest.name)
+            for server in servers:
+                for mode in plugin.transport_modes(machine, server, host):
+                    for disk in taken.snapshot.disks:
+                        assert disk.source_for(mode).plugin == plugin.info.plugin_id
+
+    def test_l1_no_plan_holds_a_secret(
+        self, connection: Hypervisor, guest: MachineUnderTest, host: ManagedHost | None
+    ) -> None:
+        """Plans of snapshots are journaled."""
+        with _Taken(connection, guest.name) as taken:
+            journaled = msgspec.msgpack.encode(taken.plan)
+        for secret in host.secrets.values() if host is not None else ():
+            assert secret.encode() not in journaled
 
     def test_l0_an_unknown_machine_is_not_found(self, connection: Hypervisor) -> None:
         nobody = Machine("7c2f3a52-nobody", "7c2f3a52-nobody")

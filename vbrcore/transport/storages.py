@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from vbrcore.model.errors import ProtocolError
+from vbrcore.model.errors import ProtocolError, VbrError
 from vbrcore.model.inventory import LOCAL_SERVER, Repository
 from vbrcore.model.place import Place
 from vbrcore.storage.port import Storage
@@ -49,9 +49,13 @@ class Storages:
         key = (repository.repository_id, repository.server)
         with self._lock:
             known = self._opened.get(key)
-        if known is not None and known.lost is None:
-            check_identity(known, repository.path, repository.repository_id)
-            return known
+        if known is not None:
+            try:
+                check_identity(known, repository.path, repository.repository_id)
+            except VbrError:  # its connection to the share may be gone: another mover makes a new one, and knows
+                self.run(known.close())
+            else:
+                return known
         storage = self.run(self.start(repository, "open"))
         with self._lock:
             self._opened[key] = storage

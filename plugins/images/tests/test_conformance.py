@@ -56,7 +56,7 @@ class TestImages(HypervisorConformance):
 
     @pytest.fixture
     def connection(self, plugin: Plugin, tmp_path: Path) -> Iterator[Hypervisor]:
-        connection = plugin.connect(settings_from(plugin, {"path": str(tmp_path)}), {})
+        connection = plugin.connect(settings_from(plugin, {"path": str(tmp_path)}), {}, None)
         yield connection
         connection.close()
 

@@ -47,7 +47,7 @@ def lab(tmp_path: Path) -> Path:
 
 
 def connect(path: Path) -> Hypervisor:
-    return PLUGIN.connect(Settings(str(path)), {})
+    return PLUGIN.connect(Settings(str(path)), {}, None)
 
 
 def request(machine: Machine) -> SnapshotRequest:

@@ -36,7 +36,7 @@ class Kvm(HypervisorConformance):
 
     @pytest.fixture
     def connection(self, plugin: Plugin, scratch: Path) -> Iterator[Hypervisor]:
-        opened = plugin.connect(settings_from(plugin, {"scratch_directory": str(scratch)}), {})
+        opened = plugin.connect(settings_from(plugin, {"scratch_directory": str(scratch)}), {}, None)
         yield opened
         opened.close()
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,8 +9,10 @@ from vbr_kvm import backup, checkpoint, places, quiesce
 from vbr_kvm.backup import BackupDisk
 from vbr_kvm.connection import libvirt_errors, translated
 from vbr_kvm.domain import DomainDisk, domain_xml, size_of
+from vbr_kvm.host import KvmHost
 from vbr_kvm.plan import Plan
-from vbrcore.plugins.api import DiskSource, SnapshotRequest, SourceSpec
+from vbr_kvm.ways import Ways
+from vbrcore.plugins.api import DiskSource, SnapshotRequest
 
 
 class Beginning:
@@ -19,9 +21,11 @@ class Beginning:
     def __init__(
         self,
         connection: Any,
+        host: KvmHost,
         domain: Any,
         plan: Plan,
         request: SnapshotRequest,
+        *,
         disks: list[DomainDisk],
     ) -> None:
         self._domain = domain
@@ -31,7 +35,9 @@ class Beginning:
         bases = checkpoint.Bases(connection, domain, request.base, running=True)
         self._base = {disk.target: bases.usable(disk, self._sizes[disk.target]) for disk in disks}
         self._tracked = {disk.target for disk in disks if disk.format == "qcow2"}
-        self._without = {disk.target for disk in disks if disk.format == "qcow2" and not checkpoint.holds_bitmaps(disk)}
+        self._without = {
+            disk.target for disk in disks if disk.format == "qcow2" and not checkpoint.holds_bitmaps(host, disk)
+        }
         self._tracked -= self._without
         targets = [node.get("dev", "") for node in domain_xml(domain).findall("devices/disk/target")]
         self._others = [target for target in targets if target not in self._base]
@@ -77,17 +83,16 @@ class Beginning:
             backup.checkpoint_xml(self._plan.name, disks, self._others),
         )
 
-    def source(self, disk: DomainDisk) -> DiskSource:
+    def source(self, disk: DomainDisk, ways: Ways) -> DiskSource:
         base, reason = self._base[disk.target]
         settings: dict[str, str | int | bool | list[str]] = {"socket": self._plan.socket, "export": disk.target}
         if base:
             settings |= {"bitmap": backup.EXPORT_BITMAP, "since": base}
-        return DiskSource(
-            disk_id=disk.target,
-            name=disk.target,
-            size_bytes=self._sizes[disk.target],
-            source=SourceSpec("kvm", "nbd", settings),
-            transport_mode="host",
+        return ways.disk(
+            disk.target,
+            self._sizes[disk.target],
+            "nbd",
+            settings,
             change_id=self._plan.name if disk.target in self._tracked else "",
             since=base,
             full_reason=reason,

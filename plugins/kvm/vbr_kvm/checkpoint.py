@@ -4,12 +4,9 @@ A checkpoint is libvirt's record of one dirty bitmap per disk. All of them stay 
 jobs and other programs are neither used nor touched.
 """
 
-import json
-import subprocess
 import xml.etree.ElementTree as ET
 from copy import deepcopy
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import libvirt
 
@@ -18,8 +15,10 @@ from vbr_kvm.domain import DomainDisk, disks_of, domain_xml
 from vbrcore.model.ids import short_id
 from vbrcore.plugins.api import BaseDisk
 
+if TYPE_CHECKING:
+    from vbr_kvm.host import KvmHost
+
 _WITH_SIZES = libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE
-_QEMU_IMG_TIMEOUT_S = 60
 _QCOW2_WITH_BITMAPS = 3
 
 
@@ -115,16 +114,16 @@ def ours(domain: Any, prefix: str) -> list[Any]:
     return [checkpoint for checkpoint in found if checkpoint.getName().startswith(prefix)]
 
 
-def delete_older(domain: Any, prefix: str, name: str) -> None:
+def delete_older(host: "KvmHost", domain: Any, prefix: str, name: str) -> None:
     """Give up this job's checkpoints that are older than `name`. Where `name` is gone nothing is known to be older."""
     listed = ours(domain, prefix)
     names = [checkpoint.getName() for checkpoint in listed]
     if name in names:
         for checkpoint in listed[: names.index(name)]:
-            _delete(domain, checkpoint)
+            _delete(host, domain, checkpoint)
 
 
-def delete_forgotten(domain: Any, prefix: str, name: str) -> None:
+def delete_forgotten(host: "KvmHost", domain: Any, prefix: str, name: str) -> None:
     """Remove this job's bitmaps that libvirt has no checkpoint for any more, e.g. of a machine that was defined anew.
 
     Each would slow down the guest's writes for ever. A checkpoint is made known again and deleted. Where images cannot
@@ -137,14 +136,14 @@ def delete_forgotten(domain: Any, prefix: str, name: str) -> None:
     known = {checkpoint.getName() for checkpoint in ours(domain, prefix)}
     holders: dict[str, set[str]] = {}
     for disk in disks_of(domain.connect(), domain_xml(domain), running=True):
-        for bitmap in _bitmaps(disk) if disk.format == "qcow2" and disk.local else ():
+        for bitmap in host.bitmaps(disk.source) if disk.format == "qcow2" and disk.local else ():
             if bitmap.startswith(prefix) and bitmap not in known:
                 holders.setdefault(bitmap, set()).add(disk.target)
     for bitmap, targets in holders.items():
         with libvirt_errors(f"{domain.name()}: bitmap {bitmap}"):
             text = _renamed(template, bitmap, targets)
             domain.checkpointCreateXML(text, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
-            _delete(domain, domain.checkpointLookupByName(bitmap))
+            _delete(host, domain, domain.checkpointLookupByName(bitmap))
 
 
 def _renamed(template: ET.Element, name: str, targets: set[str]) -> str:
@@ -158,38 +157,22 @@ def _renamed(template: ET.Element, name: str, targets: set[str]) -> str:
     return ET.tostring(copy, encoding="unicode")
 
 
-def _bitmaps(disk: DomainDisk) -> set[str]:
-    """Return the bitmaps in an image as it was last closed; none where it cannot be read."""
-    command = ["qemu-img", "info", "--force-share", "--output=json", "-f", "qcow2", disk.source]
-    result = subprocess.run(command, capture_output=True, timeout=_QEMU_IMG_TIMEOUT_S, check=False)
-    if result.returncode:
-        return set()
-    specific = json.loads(result.stdout).get("format-specific", {}).get("data", {})
-    return {bitmap["name"] for bitmap in specific.get("bitmaps", [])}
-
-
-def holds_bitmaps(disk: DomainDisk) -> bool:
+def holds_bitmaps(host: "KvmHost", disk: DomainDisk) -> bool:
     """Tell whether a qcow2 image can: not in its old version 2. One that cannot be read here is given a try."""
-    if not disk.local:
-        return True
-    try:
-        with Path(disk.source).open("rb") as file:
-            head = file.read(8)
-    except OSError:
-        return True
-    return int.from_bytes(head[4:8]) >= _QCOW2_WITH_BITMAPS
+    head = host.head(disk.source) if disk.local else b""
+    return not head or int.from_bytes(head[4:8]) >= _QCOW2_WITH_BITMAPS
 
 
-def delete_one(domain: Any, name: str) -> None:
+def delete_one(host: "KvmHost", domain: Any, name: str) -> None:
     checkpoint = lookup(domain, name)
     if checkpoint is not None:
-        _delete(domain, checkpoint)
+        _delete(host, domain, checkpoint)
 
 
-def _delete(domain: Any, checkpoint: Any) -> None:
+def _delete(host: "KvmHost", domain: Any, checkpoint: Any) -> None:
     with libvirt_errors(f"{domain.name()}: checkpoint {checkpoint.getName()}"):
         if not domain.isActive():
-            _delete_offline(domain, checkpoint)
+            _delete_offline(host, domain, checkpoint)
             return
         try:
             checkpoint.delete()
@@ -214,7 +197,7 @@ def _delete_broken(domain: Any, checkpoint: Any) -> None:
         domain.checkpointLookupByName(name).delete()
 
 
-def _delete_offline(domain: Any, checkpoint: Any) -> None:
+def _delete_offline(host: "KvmHost", domain: Any, checkpoint: Any) -> None:
     """Delete a checkpoint of a machine that is off: libvirt cannot, so the bitmaps are taken out of the images.
 
     An image that cannot be written here keeps the checkpoint; it is deleted with the next point of the running machine.
@@ -225,14 +208,6 @@ def _delete_offline(domain: Any, checkpoint: Any) -> None:
         return
     tracked = {disk.get("name") for disk in xml.findall("disks/disk[@checkpoint='bitmap']")}
     for disk in disks_of(domain.connect(), definition, running=False):
-        if disk.target in tracked and not (disk.local and _remove_bitmap(disk.source, checkpoint.getName())):
+        if disk.target in tracked and not (disk.local and host.remove_bitmap(disk.source, checkpoint.getName())):
             return
     checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
-
-
-def _remove_bitmap(path: str, name: str) -> bool:
-    """Remove a bitmap from a qcow2 image that nobody has open; True also where image or bitmap are gone."""
-    command = ["qemu-img", "bitmap", "--remove", "-f", "qcow2", path, name]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=_QEMU_IMG_TIMEOUT_S, check=False)
-    gone = ("not found", "No such file")
-    return result.returncode == 0 or any(sign in result.stderr for sign in gone)

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -60,15 +61,32 @@ def _read_bounded(path: Path) -> bytes:
 
 def _tar(directory: Path) -> bytes:
     """Pack the regular files of a small directory; owners and times are not kept, only names and contents."""
+    plain = (path for path in directory.iterdir() if path.is_file() and not path.is_symlink() and path.name != ".lock")
+    return tar_of({path.name: _read_bounded(path) for path in plain})
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """Pack files by name."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in sorted(directory.iterdir()):
-            if path.is_file() and not path.is_symlink() and path.name != ".lock":
-                data = _read_bounded(path)
-                member = tarfile.TarInfo(path.name)
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+        for name, data in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def files_in(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of the files in a packed TPM state. Raises `DataCorrupt` for what is no plain file."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is None or member.name in {"", ".", ".."} or "/" in member.name:
+                    raise DataCorrupt(f"TPM state holds {member.name!r}, which is no plain file")
+                yield member.name, content.read()
+    except tarfile.TarError as error:
+        raise DataCorrupt(f"TPM state cannot be unpacked: {error}") from error
 
 
 def unpack_tpm(data: bytes, directory: Path, owner: tuple[int, int]) -> None:
@@ -76,16 +94,10 @@ def unpack_tpm(data: bytes, directory: Path, owner: tuple[int, int]) -> None:
     try:
         directory.parent.mkdir(mode=0o711, exist_ok=True)
         directory.mkdir(mode=0o700)
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isreg() else None
-                if content is None or member.name in {"", ".", ".."} or "/" in member.name:
-                    raise DataCorrupt(f"TPM state holds {member.name!r}, which is no plain file")
-                write_new(directory / member.name, content.read(), owner)
+        for name, content in files_in(data):
+            write_new(directory / name, content, owner)
         if os.getuid() == 0:
             os.chown(directory, *owner)
-    except tarfile.TarError as error:
-        raise DataCorrupt(f"TPM state cannot be unpacked: {error}") from error
     except OSError as error:
         raise SinkWriteFailed(f"TPM state: {error}") from error
 

@@ -1,6 +1,5 @@
 """Opening libvirt, and its errors as ours."""
 
-import os
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -83,11 +82,11 @@ def parse(text: str) -> ET.Element:
         raise InvalidValue(f"a machine's definition is no XML: {error}") from error
 
 
-def qemu_account(connection: Any, domain_xml: ET.Element | None) -> tuple[int, int]:
+def qemu_account(connection: Any, domain_xml: ET.Element | None, ours: tuple[int, int]) -> tuple[int, int]:
     """Return user and group id that QEMU runs as: of this domain where it says so, else libvirt's default.
 
-    A libvirt of one user says nothing of accounts: its QEMU runs as that user. The definition of a running domain names
-    the account; libvirt's capabilities are asked only where it does not, because that can take many seconds.
+    A libvirt of one user says nothing of accounts: its QEMU runs as that user, `ours`. The definition of a running
+    domain names it; libvirt's capabilities are asked only where it does not, because that can take many seconds.
     """
     own = [] if domain_xml is None else domain_xml.findall("seclabel[@model='dac']")
     account = _account(node.findtext("label") for node in own)
@@ -96,7 +95,7 @@ def qemu_account(connection: Any, domain_xml: ET.Element | None) -> tuple[int, i
             host = parse(connection.getCapabilities()).find("host")
         models = [] if host is None else host.findall("secmodel")
         account = _account(node.findtext("baselabel") for node in models if node.findtext("model") == "dac")
-    return account or (os.getuid(), os.getgid())
+    return account or ours
 
 
 def _account(labels: Iterable[str | None]) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 import string
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -11,6 +10,7 @@ import msgspec
 
 from vbr_kvm.allowed import filtered
 from vbr_kvm.connection import parse
+from vbr_kvm.host import KvmHost
 from vbrcore.model.errors import InvalidValue
 from vbrcore.plugins.api import RestoreDisk
 
@@ -29,8 +29,9 @@ class NewDisk(msgspec.Struct, frozen=True):
 class Host:
     """What this host has, asked once: the definition must fit it, not the host the machine came from."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, host: KvmHost) -> None:
         self._connection = connection
+        self._host = host
         self.domain_types = {
             node.get("type", "")
             for node in parse(connection.getCapabilities()).findall("guest/arch[@name='x86_64']/domain")
@@ -43,7 +44,7 @@ class Host:
             return False
 
     def has_bridge(self, name: str) -> bool:
-        return bool(name) and "/" not in name and Path("/sys/class/net", name, "bridge").is_dir()
+        return bool(name) and "/" not in name and name not in {".", ".."} and self._host.has_bridge(name)
 
     def firmwares(self, machine: str, kind: str) -> set[str]:
         """Return the firmware images that libvirt offers for a machine type: the only ones a loader may name."""

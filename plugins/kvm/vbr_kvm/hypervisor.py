@@ -1,22 +1,37 @@
 """A connection to libvirt: the nouns of this package behind the plugin API."""
 
+import logging
 from collections.abc import Sequence
 
-from vbr_kvm.connection import open_connection
+import libvirt
+
 from vbr_kvm.domain import inventory
+from vbr_kvm.host import KvmHost, LocalHost
+from vbr_kvm.remote import RemoteHost
 from vbr_kvm.restore import Restores
 from vbr_kvm.settings import KvmSettings
 from vbr_kvm.snapshot import Snapshots
+from vbr_kvm.ways import Ways
 from vbrcore.model.inventory import Machine
-from vbrcore.plugins.api import RestorePlan, RestoreRequest, Snapshot, SnapshotPlan, SnapshotRequest
+from vbrcore.plugins.api import ManagedHost, RestorePlan, RestoreRequest, Snapshot, SnapshotPlan, SnapshotRequest
+
+_log = logging.getLogger(__name__)
 
 
 class KvmHypervisor:
-    def __init__(self, settings: KvmSettings) -> None:
-        self._connection = open_connection(settings.uri)
+    """`managed`: the server that libvirt runs on, other than this machine."""
+
+    def __init__(self, settings: KvmSettings, managed: ManagedHost | None = None) -> None:
+        self._host: KvmHost = LocalHost(settings) if managed is None else RemoteHost(settings, managed)
+        try:
+            self._connection = self._host.open_libvirt()
+        except BaseException:
+            self._host.close()
+            raise
         self._closed = False
-        self._snapshots = Snapshots(self._connection, settings)
-        self._restores = Restores(self._connection, settings)
+        ways = Ways(managed)
+        self._snapshots = Snapshots(self._connection, self._host, settings, ways)
+        self._restores = Restores(self._connection, self._host, ways)
 
     def inventory(self) -> Sequence[Machine]:
         return inventory(self._connection)
@@ -52,4 +67,8 @@ class KvmHypervisor:
         self._snapshots.close()
         if not self._closed:
             self._closed = True
-            self._connection.close()
+            try:
+                self._connection.close()
+            except libvirt.libvirtError as error:
+                _log.warning("closing a connection to libvirt: %s", error)
+            self._host.close()

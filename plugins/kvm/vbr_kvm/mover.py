@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from vbr_kvm.configuration import ConfigurationFiles
 from vbr_kvm.reader import BackupReader
+from vbr_kvm.tunnel import BackupTunnel, ConfigurationTunnel, ImageSinkTunnel, ImageTunnel
 from vbrcore.plugins.api import SinkSpec, SourceSpec
 from vbrcore.plugins.image import create_image, open_image
 from vbrcore.plugins.mover import ConfigurationReader, Reader, Writer
@@ -25,5 +26,11 @@ READERS: dict[str, Callable[[SourceSpec], Reader | ConfigurationReader]] = {
     "nbd": BackupReader,
     "image": open_image_source,
     "configuration": ConfigurationFiles,
+    "nbd-tunnel": BackupTunnel,
+    "image-tunnel": ImageTunnel,
+    "configuration-tunnel": ConfigurationTunnel,
 }
-WRITERS: dict[str, Callable[[SinkSpec], Writer]] = {"image": create_image_sink}
+WRITERS: dict[str, Callable[[SinkSpec], Writer]] = {
+    "image": create_image_sink,
+    "image-tunnel": ImageSinkTunnel,
+}

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from vbrcore.model.errors import PermissionRefused, SnapshotInvalid
@@ -26,10 +27,10 @@ def _writes(device: int) -> str:
     return counters.read_text(encoding="ascii").split()[4] if counters.exists() else ""
 
 
-def check_stamps(files: list[str], stamps: list[str]) -> None:
+def check_stamps(stamp_of: Callable[[str], str], files: list[str], stamps: list[str]) -> None:
     """Raise `SnapshotInvalid` if an image was written since."""
     for path, expected in zip(files, stamps, strict=True):
-        if stamp(path) != expected:
+        if stamp_of(path) != expected:
             raise SnapshotInvalid(
                 f"{path}: changed while it was read (the machine was started, or its image was written)"
             )

@@ -21,7 +21,7 @@ SOCKET_PATH_BYTES = 107  # Linux: sun_path without its end
 # With AppArmor, libvirt lets QEMU make no sockets but in the domain's own directory (which is not 0700), and below
 # /run/libvirt with this in the name, followed by the domain's name. Nothing here is about migration.
 _SOCKET = "s.tunnelmigrate.dest."
-_ENDED = "ended"
+ENDED = "ended"
 _UNDEFINED = 0xFFFFFFFF
 _USER_OBJ, _USER, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
 
@@ -46,6 +46,14 @@ def scratch_root(settings: KvmSettings) -> Path:
     if os.getuid() == 0:
         return Path("/var/lib/libvirt/vbrcore-scratch")
     return runtime_root(settings.uri) / "scratch"
+
+
+def images_root(uri: str) -> Path:
+    """Return libvirt's own directory for images."""
+    if is_users_own(uri):
+        data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+        return Path(data) / "libvirt/images"
+    return Path("/var/lib/libvirt/images")
 
 
 def socket_path(root: Path, name: str, domain: str) -> Path:
@@ -118,29 +126,27 @@ def remove_scratch_files(root: Path, name: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def reserve_bytes(settings: KvmSettings, root: Path) -> int:
+def reserve_bytes(settings: KvmSettings, size_bytes: int) -> int:
+    """Return how much must stay free on a file system of this size."""
     if settings.scratch_reserve_bytes is not None:
         return settings.scratch_reserve_bytes
-    space = os.statvfs(root)
-    return min(space.f_blocks * space.f_frsize // 10, 1 << 30)
+    return min(size_bytes // 10, 1 << 30)
 
 
-def check_scratch(root: Path, reserve: int) -> None:
+def check_scratch(root: Path, free: int, reserve: int) -> None:
     """Raise `ScratchFull` if less than `reserve` bytes are free."""
-    space = os.statvfs(root)
-    free = space.f_bavail * space.f_frsize
     if free < reserve:
         raise ScratchFull(f"{root}: {free} bytes free, {reserve} must stay free during a backup")
 
 
 def write_ended(directory: Path, reason: str) -> None:
     """Leave a note for readers why their source is going away."""
-    (directory / _ENDED).write_text(reason, encoding="utf-8")
+    (directory / ENDED).write_text(reason, encoding="utf-8")
 
 
 def ended_reason(directory: Path) -> str:
     try:
-        return (directory / _ENDED).read_text(encoding="utf-8")
+        return (directory / ENDED).read_text(encoding="utf-8")
     except OSError:
         return ""
 

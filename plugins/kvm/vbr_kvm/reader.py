@@ -1,13 +1,14 @@
 """Reading a disk of a running domain from its backup job."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from vbr_kvm.places import ended_reason
 from vbrcore.model.errors import ScratchFull, SourceReadFailed, TrackingLost
 from vbrcore.plugins.api import SourceSpec
 from vbrcore.plugins.mover import Extent
-from vbrcore.plugins.nbd import ALLOCATION, NbdClient, unix
+from vbrcore.plugins.nbd import ALLOCATION, Connect, NbdClient, unix
 
 
 class BackupReader:
@@ -17,15 +18,18 @@ class BackupReader:
     checkpoint `since`.
     """
 
-    def __init__(self, spec: SourceSpec) -> None:
+    def __init__(
+        self, spec: SourceSpec, connect: Connect | None = None, ended: Callable[[], str] | None = None
+    ) -> None:
+        """`connect` and `ended`: how the socket and the note beside it are reached, where not on this machine."""
         path = str(spec.settings["socket"])
         bitmap = str(spec.settings.get("bitmap", ""))
-        self._directory = Path(path).parent
+        self._ended = ended or partial(ended_reason, Path(path).parent)
         self._since = str(spec.settings.get("since", ""))
         self._bitmap = f"qemu:dirty-bitmap:{bitmap}" if bitmap else ""
         contexts = (ALLOCATION, self._bitmap) if bitmap else (ALLOCATION,)
         try:
-            self._client = NbdClient(unix(path), str(spec.settings["export"]), contexts=contexts)
+            self._client = NbdClient(connect or unix(path), str(spec.settings["export"]), contexts=contexts)
         except SourceReadFailed as error:
             raise self._reason(error) from error
         self.size_bytes = self._client.size_bytes
@@ -53,5 +57,5 @@ class BackupReader:
 
     def _reason(self, error: SourceReadFailed) -> ScratchFull | SourceReadFailed:
         """Say that the backup was ended for want of scratch space, where that is why the source is gone."""
-        ended = ended_reason(self._directory)
+        ended = self._ended()
         return ScratchFull(ended) if ended else error

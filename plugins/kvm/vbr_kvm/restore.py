@@ -1,9 +1,7 @@
 """Whole machines back into libvirt."""
 
 import contextlib
-import os
 import re
-import shutil
 import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -15,9 +13,9 @@ from vbr_kvm import configuration, definition
 from vbr_kvm.connection import find_domain, libvirt_errors, parse, qemu_account
 from vbr_kvm.definition import Host, NewDisk
 from vbr_kvm.domain import to_text
-from vbr_kvm.kept import tpm_account, tpm_directory
-from vbr_kvm.settings import KvmSettings, is_users_own
-from vbrcore.model.errors import AlreadyExists, InvalidValue, MachineNotFound, PermissionRefused
+from vbr_kvm.host import KvmHost
+from vbr_kvm.ways import Ways
+from vbrcore.model.errors import AlreadyExists, InvalidValue, MachineNotFound
 from vbrcore.plugins.api import RestorePlan, RestoreRequest, SinkSpec
 
 FORMATS = ("qcow2", "raw")
@@ -34,9 +32,10 @@ class Restores:
     `memory_mib`, `vcpus`, `firmware` (bios, efi).
     """
 
-    def __init__(self, connection: Any, settings: KvmSettings) -> None:
+    def __init__(self, connection: Any, host: KvmHost, ways: Ways) -> None:
         self._connection = connection
-        self._settings = settings
+        self._host = host
+        self._ways = ways
 
     # --- plan -----------------------------------------------------------------------------------
 
@@ -48,14 +47,14 @@ class Restores:
         machine_id = str(uuid.uuid4()) if new else original
         placed = self._places(request, kept)
         for disk in placed.values():
-            if os.path.lexists(disk.path):
+            if self._host.exists(disk.path):
                 raise AlreadyExists(f"{disk.path} exists already")
         _, left_out = self._definition(request, placed)
         targets = self._targets(request, kept)
-        sinks = {disk.disk_id: _sink(placed[targets[disk.disk_id]], disk.size_bytes) for disk in request.disks}
+        sinks = {disk.disk_id: self._sink(placed[targets[disk.disk_id]], disk.size_bytes) for disk in request.disks}
         nvram, tpm = self._state_places(request, kept, machine_id)
         for path in (nvram, tpm):
-            if path and os.path.lexists(path):
+            if path and self._host.exists(path):
                 raise AlreadyExists(f"{path} exists already")
         data: dict[str, str | int | bool | list[str]] = {
             "name": request.name,
@@ -74,7 +73,7 @@ class Restores:
         backend = kept.find("devices/tpm/backend[@type='emulator']")
         if not held.tpm or backend is None:
             return nvram, ""
-        return nvram, str(tpm_directory(self._settings.uri, machine_id, backend.get("version", "2.0")))
+        return nvram, str(self._host.tpm_directory(machine_id, backend.get("version", "2.0")))
 
     def _check(self, request: RestoreRequest) -> None:
         unknown = sorted(set(request.options) - _OPTIONS)
@@ -85,20 +84,13 @@ class Restores:
         if request.options.get("format", FORMATS[0]) not in FORMATS:
             raise InvalidValue(f"format {request.options['format']!r}: one of {', '.join(FORMATS)}")
         directory = self._directory(request)
-        if not directory.is_dir():
-            raise InvalidValue(f"directory {directory} does not exist")
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionRefused(f"{directory} cannot be written by this account: choose another with directory=")
+        self._host.check_directory(directory)
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.lookupByName(request.name)
             raise AlreadyExists(f"a machine named {request.name} exists already")
 
     def _directory(self, request: RestoreRequest) -> Path:
-        default = Path("/var/lib/libvirt/images")
-        if is_users_own(self._settings.uri):
-            data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
-            default = Path(data) / "libvirt/images"
-        chosen = Path(request.options.get("directory") or default)
+        chosen = Path(request.options.get("directory") or self._host.images_root())
         if not chosen.is_absolute():
             raise InvalidValue(f"directory {chosen}: an absolute path expected")
         return chosen
@@ -138,7 +130,7 @@ class Restores:
 
     def _definition(self, request: RestoreRequest, placed: dict[str, NewDisk]) -> tuple[ET.Element, list[str]]:
         kept = self._kept(request)
-        host = Host(self._connection)
+        host = Host(self._connection, self._host)
         if kept is None:
             return definition.foreign(host, request.options, placed), []
         if request.options.get("trust_configuration") == "yes":
@@ -161,16 +153,16 @@ class Restores:
     def _put_back(self, request: RestoreRequest, plan: RestorePlan, root: ET.Element) -> None:
         """Write NVRAM and TPM state to where the new machine looks for them."""
         held = configuration.unpack(request.configuration)
-        account = qemu_account(self._connection, None)
+        account = qemu_account(self._connection, None, self._host.own_account())
         system = root.find("os")
         nvram, tpm = str(plan.data["nvram"]), str(plan.data["tpm"])
         if nvram and system is not None:
-            configuration.write_new(Path(nvram), held.nvram, account)
+            self._host.write_new(Path(nvram), held.nvram, account)
             for node in system.findall("nvram"):
                 system.remove(node)
             ET.SubElement(system, "nvram").text = nvram
         if tpm:
-            configuration.unpack_tpm(held.tpm, Path(tpm), tpm_account(self._settings.uri, account))
+            self._host.write_tpm(held.tpm, Path(tpm), self._host.tpm_account(account))
 
     def remove(self, plan: RestorePlan) -> None:
         try:
@@ -183,21 +175,20 @@ class Restores:
                     domain.destroy()
                 domain.undefineFlags(_UNDEFINE)
         for sink in plan.sinks.values():
-            Path(str(sink.settings["path"])).unlink(missing_ok=True)
+            self._host.remove_file(str(sink.settings["path"]))
         if plan.data["nvram"]:
-            Path(str(plan.data["nvram"])).unlink(missing_ok=True)
+            self._host.remove_file(str(plan.data["nvram"]))
         if plan.data["tpm"]:
-            shutil.rmtree(Path(str(plan.data["tpm"])).parent, ignore_errors=True)
+            self._host.remove_directory(Path(str(plan.data["tpm"])).parent)
+
+    def _sink(self, disk: NewDisk, size_bytes: int) -> SinkSpec:
+        return self._ways.sink(size_bytes, {"path": disk.path, "format": disk.format})
 
     def power_on(self, machine_id: str) -> None:
         domain = find_domain(self._connection, machine_id)
         with libvirt_errors(domain.name()):
             if not domain.isActive():
                 domain.create()
-
-
-def _sink(disk: NewDisk, size_bytes: int) -> SinkSpec:
-    return SinkSpec("kvm", "image", size_bytes, {"path": disk.path, "format": disk.format})
 
 
 def _is_uuid(text: str) -> bool:

@@ -8,20 +8,24 @@ from vbr_kvm import backup, checkpoint, offline, places, quiesce
 from vbr_kvm.beginning import Beginning
 from vbr_kvm.connection import find_domain, libvirt_errors, qemu_account
 from vbr_kvm.domain import DomainDisk, disks_of, domain_xml, size_of
+from vbr_kvm.host import KvmHost
 from vbr_kvm.kept import configuration_source
 from vbr_kvm.plan import Plan
 from vbr_kvm.settings import KvmSettings
 from vbr_kvm.watch import ScratchWatch
-from vbrcore.model.errors import MachineBusy, MachineNotFound, ScratchFull, SnapshotInvalid
+from vbr_kvm.ways import Settings, Ways
+from vbrcore.model.errors import InvalidValue, MachineBusy, MachineNotFound, ScratchFull, SnapshotInvalid
 from vbrcore.model.ids import short_id
-from vbrcore.plugins.api import DiskSource, Snapshot, SnapshotPlan, SnapshotRequest, SourceSpec
+from vbrcore.plugins.api import DiskSource, Snapshot, SnapshotPlan, SnapshotRequest
 
 
 class Snapshots:
     """The snapshots of one connection. `_watches` are those of this process; everything else is in the plan."""
 
-    def __init__(self, connection: Any, settings: KvmSettings) -> None:
+    def __init__(self, connection: Any, host: KvmHost, settings: KvmSettings, ways: Ways) -> None:
         self._connection = connection
+        self._host = host
+        self._ways = ways
         self._settings = settings
         self._watches: dict[str, ScratchWatch] = {}
 
@@ -34,12 +38,12 @@ class Snapshots:
         active = bool(domain.isActive())
         disks = self._wanted(domain_xml(domain), request, running=active)
         if active:
-            socket = places.socket_path(places.runtime_root(self._settings.uri), name, domain.name()) if disks else ""
-            scratch = str(places.scratch_root(self._settings))
+            socket = places.socket_path(self._host.runtime_root(), name, domain.name()) if disks else ""
+            scratch = str(self._host.scratch_root())
             plan = Plan(name, domain.name(), prefix, active, str(socket), scratch, request.quiesce)
         else:
             files = [disk.source for disk in disks]
-            stamps = [offline.stamp(path) for path in files]
+            stamps = [self._host.stamp(path) for path in files]
             plan = Plan(name, domain.name(), prefix, active, files=files, stamps=stamps)
         return plan.packed(domain.UUIDString())
 
@@ -64,23 +68,23 @@ class Snapshots:
         domain = find_domain(self._connection, packed.machine_id)
         if bool(domain.isActive()) != plan.active:
             raise SnapshotInvalid(f"{plan.domain}: was {'stopped' if plan.active else 'started'} meanwhile")
-        configuration, warnings = configuration_source(domain, self._settings.uri)
+        configuration, warnings = configuration_source(domain, self._host)
         if plan.socket:
             sources = self._begin(domain, request, plan, warnings)
         else:
             sources = self._read_in_place(domain, request, plan)
-        return Snapshot(sources, configuration, tuple(warnings))
+        return Snapshot(sources, self._ways.configuration(configuration), tuple(warnings), configuration)
 
     def _read_in_place(self, domain: Any, request: SnapshotRequest, plan: Plan) -> tuple[DiskSource, ...]:
         """An older checkpoint stays the change id: what changed since then includes what changed since this point."""
-        offline.check_stamps(plan.files, plan.stamps)
+        offline.check_stamps(self._host.stamp, plan.files, plan.stamps)
         bases = checkpoint.Bases(self._connection, domain, request.base, running=False)
         sources = []
         for disk in self._wanted(domain_xml(domain), request, running=plan.active):
             size_bytes = size_of(domain, disk)
             change_id, _ = bases.usable(disk, size_bytes)
-            spec = SourceSpec("kvm", "image", {"path": disk.source, "format": disk.format})
-            sources.append(DiskSource(disk.target, disk.target, size_bytes, spec, "host", change_id))
+            settings: Settings = {"path": disk.source, "format": disk.format}
+            sources.append(self._ways.disk(disk.target, size_bytes, "image", settings, change_id=change_id))
         return tuple(sources)
 
     def _begin(self, domain: Any, request: SnapshotRequest, plan: Plan, warnings: list[str]) -> tuple[DiskSource, ...]:
@@ -89,14 +93,22 @@ class Snapshots:
         xml = domain_xml(domain)
         disks = self._wanted(xml, request, running=True)
         socket, scratch = Path(plan.socket), Path(plan.scratch)
-        places.make_scratch_root(scratch)
-        reserve = places.reserve_bytes(self._settings, scratch)
-        places.check_scratch(scratch, reserve)
-        places.make_socket_directory(socket.parent, qemu_account(self._connection, xml))
-        beginning = Beginning(self._connection, domain, plan, request, disks)
+        self._host.make_scratch_root(scratch)
+        size, free = self._space(scratch)
+        reserve = places.reserve_bytes(self._settings, size)
+        places.check_scratch(scratch, free, reserve)
+        account = qemu_account(self._connection, xml, self._host.own_account())
+        self._host.make_socket_directory(socket.parent, account)
+        beginning = Beginning(self._connection, self._host, domain, plan, request, disks=disks)
         beginning.begin(warnings, quiesced=request.quiesce and _can_quiesce(xml, warnings))
-        self._watches[plan.name] = ScratchWatch(self._settings.uri, domain.UUIDString(), socket, scratch, reserve)
-        return tuple(beginning.source(disk) for disk in disks)
+        self._watches[plan.name] = ScratchWatch(self._host, domain.UUIDString(), socket, scratch, reserve)
+        return tuple(beginning.source(disk, self._ways) for disk in disks)
+
+    def _space(self, scratch: Path) -> tuple[int, int]:
+        try:
+            return self._host.space(scratch)
+        except OSError as error:
+            raise InvalidValue(f"scratch_directory {scratch}: {error}") from error
 
     def _end_left_over(self, domain: Any, plan: Plan) -> None:
         """End the job that a dead session of this job left. Another's makes the machine busy."""
@@ -116,10 +128,10 @@ class Snapshots:
         if not plan.active:
             if domain.isActive():
                 raise SnapshotInvalid(f"{plan.domain}: was started while it was read")
-            offline.check_stamps(plan.files, plan.stamps)
+            offline.check_stamps(self._host.stamp, plan.files, plan.stamps)
         if not plan.socket:
             return
-        ended = places.ended_reason(Path(plan.socket).parent)
+        ended = self._host.ended_reason(Path(plan.socket).parent)
         if ended:
             raise ScratchFull(ended)
         if backup.running_socket(domain) != plan.socket:
@@ -141,12 +153,12 @@ class Snapshots:
                 quiesce.thaw(domain)
             backup.abort(domain, Path(plan.socket))
             if committed:
-                checkpoint.delete_older(domain, plan.prefix, plan.name)
-                checkpoint.delete_forgotten(domain, plan.prefix, plan.name)
+                checkpoint.delete_older(self._host, domain, plan.prefix, plan.name)
+                checkpoint.delete_forgotten(self._host, domain, plan.prefix, plan.name)
             else:
-                checkpoint.delete_one(domain, plan.name)
-        places.remove_scratch_files(Path(plan.scratch), plan.name)
-        places.remove_socket_directory(Path(plan.socket).parent)
+                checkpoint.delete_one(self._host, domain, plan.name)
+        self._host.remove_scratch_files(Path(plan.scratch), plan.name)
+        self._host.remove_directory(Path(plan.socket).parent)
 
     def orphans(self, job_id: str, live_session_ids: frozenset[str]) -> list[SnapshotPlan]:
         """Find running backups and checkpoints of this job's dead sessions.
@@ -168,8 +180,8 @@ class Snapshots:
         return found
 
     def _orphan(self, domain: Any, prefix: str, name: str) -> SnapshotPlan:
-        socket = places.socket_path(places.runtime_root(self._settings.uri), name, domain.name())
-        scratch = str(places.scratch_root(self._settings))
+        socket = places.socket_path(self._host.runtime_root(), name, domain.name())
+        scratch = str(self._host.scratch_root())
         plan = Plan(name, domain.name(), prefix, active=True, socket=str(socket), scratch=scratch)
         return plan.packed(domain.UUIDString())
 

@@ -10,8 +10,9 @@ import threading
 from pathlib import Path
 
 from vbr_kvm import backup
-from vbr_kvm.connection import find_domain, open_connection
-from vbr_kvm.places import check_scratch, write_ended
+from vbr_kvm.connection import find_domain
+from vbr_kvm.host import KvmHost
+from vbr_kvm.places import check_scratch
 from vbrcore.model.errors import ScratchFull, VbrError
 
 INTERVAL_S = 0.5
@@ -20,8 +21,8 @@ INTERVAL_S = 0.5
 class ScratchWatch:
     """One running backup. Why it was ended is noted beside the socket, for readers and for the confirmation."""
 
-    def __init__(self, uri: str, machine_id: str, socket: Path, scratch: Path, reserve: int) -> None:
-        self._uri = uri
+    def __init__(self, host: KvmHost, machine_id: str, socket: Path, scratch: Path, reserve: int) -> None:
+        self._host = host
         self._machine_id = machine_id
         self._socket = socket
         self._scratch = scratch
@@ -43,16 +44,16 @@ class ScratchWatch:
 
     def _shortage(self) -> str:
         try:
-            check_scratch(self._scratch, self._reserve)
+            check_scratch(self._scratch, self._host.space(self._scratch)[1], self._reserve)
         except ScratchFull as error:
             return str(error)
-        except OSError as error:
-            return f"{self._scratch} cannot be watched: {error.strerror}"
+        except (OSError, VbrError) as error:
+            return f"{self._scratch} cannot be watched: {error}"
         return ""
 
     def _end(self, reason: str) -> None:
         """End the job. What fails here is met again by the release, which ends the job too."""
         with contextlib.suppress(VbrError, OSError):
-            write_ended(self._socket.parent, reason)
-            with contextlib.closing(open_connection(self._uri)) as connection:
+            self._host.write_ended(self._socket.parent, reason)
+            with contextlib.closing(self._host.open_libvirt()) as connection:
                 backup.abort(find_domain(connection, self._machine_id), self._socket)

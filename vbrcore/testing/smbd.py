@@ -79,7 +79,16 @@ class Smbd:
         if self._process is not None:
             self.signal(signal.SIGKILL)
             self._process.wait()
+            self._wait_for_group(self._process.pid)
             self._process = None
+
+    def _wait_for_group(self, group: int) -> None:
+        """Another one would take over what one that still dies has left half written in its databases."""
+        deadline = time.monotonic() + _START_S
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(group, 0)
+                time.sleep(0.02)
 
     @property
     def _file(self) -> Path:
