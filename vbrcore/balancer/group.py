@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from vbrcore.balancer.demand import Choice, Demand, Pending
-from vbrcore.balancer.rank import Key, order_key
+from vbrcore.balancer.rank import Key, rank
 from vbrcore.balancer.room import Capacities, Closed, Room, kind_of, nearest
 
 _NO_CHOICE = Choice("", "", ())
@@ -43,12 +43,14 @@ class Option:
 class Options:
     """The choices of demands with the same units: made once, for all groups that differ in datastores only.
 
-    `by_resource`: the places of the choices that use a resource; `usable`: those that could run if all else was gone.
+    `by_resource`: the places of the choices that use a resource; `usable`: those that could run if all else was gone;
+    `names`: all that decides about that.
     """
 
     def __init__(self, demand: Demand, room: Room) -> None:
         counts = Counter(unit.resource for unit in demand.units)
         closed = room.capacities.closed
+        self.names = frozenset(unit.resource for choice in demand.choices for unit in choice.units)
         found = eligible(demand, counts, room.capacities)
         self.all = tuple(Option(choice, tier, counts) for choice, tier in found)
         self.usable = frozenset(
@@ -73,11 +75,17 @@ class Group:
 
     def __init__(self, demand: Demand, options: Options, room: Room) -> None:
         self.entries: list[Entry] = []
+        self.unpassed: list[tuple[Key, Entry]] = []
         self.gates = demand.gates
         self.shared = tuple(Counter(_shared_names(demand)).items())
+        self.demand = demand
+        self.begin(options, room)
+
+    def begin(self, options: Options, room: Room) -> None:
+        """Look at the choices as if for the first time: what is closed has changed."""
         closed = room.capacities.closed
         names = (*self.gates, *(name for name, _ in self.shared))
-        self.is_shut = any(name in closed and closed[name].to(demand, name) for name in names) or any(
+        self.is_shut = any(name in closed and closed[name].to(self.demand, name) for name in names) or any(
             count > room.limit(name) for name, count in self.shared
         )
         self.options = options.all
@@ -88,7 +96,15 @@ class Group:
         self.is_kept_back = False
         self._usable = options.usable
         self._by_resource = options.by_resource
-        self.unpassed: list[tuple[Key, Entry]] = []
+        self._names = options.names
+
+    def heeds(self, changed: set[str]) -> bool:
+        """Return whether any of these resources and gates decides about its entries."""
+        return not (
+            changed.isdisjoint(self._names)
+            and changed.isdisjoint(self.gates)
+            and changed.isdisjoint(name for name, _ in self.shared)
+        )
 
     def add(self, entry: Entry) -> None:
         insort(self.entries, entry, key=lambda one: one.key)
@@ -97,9 +113,15 @@ class Group:
             heapq.heappush(self.unpassed, (entry.key, entry))
 
     def reorder(self, now: float) -> None:
-        """Follow the ranks of another quarter of an hour."""
+        """Follow the ranks of another quarter of an hour: the rest of a key stays, and many have the same rank."""
+        ranks: dict[tuple[int, bool, float, float], int] = {}
         for entry in self.entries:
-            entry.key = order_key(entry.demand, now)
+            demand = entry.demand
+            alike = demand.class_rank, demand.manual, demand.created, demand.ages_from
+            if (found := ranks.get(alike)) is None:
+                found = ranks[alike] = -rank(demand, now)
+            if found != entry.key[0]:
+                entry.key = (found, *entry.key[1:])
         self.entries.sort(key=lambda one: one.key)
         self.unpassed = [(entry.key, entry) for entry in self.entries if entry.passed_since is None]
 
