@@ -83,3 +83,35 @@ def test_service_stop_stops_its_sessions_first(busy: Any) -> None:
     running_session(busy)
     assert busy.json("service", "stop") == {"stopped": True}
     check_truthful(busy, started["session_id"], kept=range(1, MACHINES))
+
+
+def test_job_stop_now_cuts_a_long_upkeep_short(line: Any, make_disk: Any, sha256: Any) -> None:
+    """What it has moved so far is nothing yet; what was there stays, and the next session goes on."""
+    disk = make_disk(line.lab / "web" / "disk.raw", seed=1, data_mib=24, size_bytes=24 * MIB)
+    before = sha256(disk)
+    line("hypervisor", "add", "lab", "--plugin", "images", "--set", f"path={line.lab}")
+    line("repository", "add", "main", "--path", line.repository, "--reserve", "1M", "--rate-limit", "2M")
+    line.add_job("nightly")
+    line.run_job()
+    there = set(line.repository.glob("*/*.vbf"))
+    with line.vbr.start("job", "compact", "nightly", "--rewrite", "--json") as command:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size > MIB for path in set(line.repository.glob("*/*.vbf")) - there):
+            assert time.monotonic() < deadline, "nothing was moved"
+            assert command.poll() is None
+            time.sleep(0.05)
+        line("job", "stop", "nightly", "--now")
+        output, _ = command.communicate(timeout=100)
+    done = json.loads(output.splitlines()[-1])
+    assert done["result"] == "failed"
+    session = line.session(done["session_id"])
+    assert (session["state"], session["error"]["code"]) == ("ended", "session_stopped")
+    assert {one["kind"] for one in line.json("ps")} == {"service"}
+    (point,) = line.points()
+    line("verify", point["point_id"])
+    assert line.run_job()["result"] == "success"
+    assert len(line.points()) == 2
+    for one in line.points():
+        assert sha256(line.restore(one["point_id"], "disk.raw")) == before
+    assert not [path for path in there if not path.exists()]
+    line("health", "check", "nightly")

@@ -59,6 +59,7 @@ class Options:
             if not any(name in closed and closed[name].to(demand, name) for name, _ in option.needs)
             and all(count <= room.limit(name) for name, count in option.needs)
         )
+        self.ordered = tuple(self.all[place] for place in sorted(self.usable))
         self.by_resource: dict[str, list[int]] = {}
         for place in sorted(self.usable):
             for name, _ in self.all[place].needs:
@@ -94,7 +95,7 @@ class Group:
         self.asleep_on = ""
         self.must_look = True
         self.is_kept_back = False
-        self._usable = options.usable
+        self._usable = options.ordered
         self._by_resource = options.by_resource
         self._names = options.names
 
@@ -175,10 +176,9 @@ class Group:
 
     def keep(self, room: Room, entry: Entry) -> bool:
         """Keep the units of an entry's whole set: at the server that is free or could be; return whether they are."""
-        if self.is_shut or not self._usable:
+        if self.is_shut or not self._usable or room.keeps_any(self.shared) or room.keeps_any(entry.machines):
             return False
-        usable = [self.options[place] for place in sorted(self._usable)]
-        option = next((one for one in usable if not room.first_full(one.needs)), usable[0])
+        option = next((one for one in self._usable if not room.first_full(one.needs)), self._usable[0])
         return room.keep(dict((*entry.machines, *self.shared, *option.needs)), entry.key)
 
     def pass_before(self, key: Key, now: float, waiting: "dict[str, tuple[Group, Entry]]") -> list[str]:

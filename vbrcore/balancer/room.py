@@ -107,6 +107,10 @@ class Room:
         kept_for = self.kept.get(resource)
         return 0 if kept_for is None or key <= kept_for[0] else kept_for[1]
 
+    def keeps_any(self, needs: Iterable[tuple[str, int]]) -> bool:
+        """Return whether some of these resources are kept already: nobody else can have them kept."""
+        return any(resource in self.kept for resource, _ in needs)
+
     def keep(self, needs: Mapping[str, int], key: Key) -> bool:
         """Keep units, unless some of these resources are kept already; return whether they are kept now."""
         if any(resource in self.kept for resource in needs):
