@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from vbrcore.api import operations, types
+from vbrcore.api.client import Client
+
 MIB = 1024 * 1024
 MACHINES = 5
 
@@ -100,7 +103,8 @@ def test_job_stop_now_cuts_a_long_upkeep_short(line: Any, make_disk: Any, sha256
             assert time.monotonic() < deadline, "nothing was moved"
             assert command.poll() is None
             time.sleep(0.05)
-        line("job", "stop", "nightly", "--now")
+        with Client(line.home, start=False) as client:
+            client.call(operations.JOB_STOP, types.JobStop("nightly", now=True))
         output, _ = command.communicate(timeout=100)
     done = json.loads(output.splitlines()[-1])
     assert done["result"] == "failed"

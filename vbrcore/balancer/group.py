@@ -29,22 +29,25 @@ class Entry:
 
 
 class Option:
-    """A choice and how many units of each of its resources it needs together with the demand's own."""
+    """A choice and how many units of each of its resources it needs together with the demand's own.
 
-    __slots__ = ("choice", "needs", "tier")
+    `rest`: those of its needs that not all choices have.
+    """
+
+    __slots__ = ("choice", "needs", "rest", "tier")
 
     def __init__(self, choice: Choice, tier: tuple[int, int], shared: Counter[str]) -> None:
         self.choice = choice
         self.tier = tier
         counts = Counter(unit.resource for unit in choice.units)
-        self.needs = tuple((name, count + shared[name]) for name, count in counts.items())
+        self.needs = self.rest = tuple((name, count + shared[name]) for name, count in counts.items())
 
 
 class Options:
     """The choices of demands with the same units: made once, for all groups that differ in datastores only.
 
     `by_resource`: the places of the choices that use a resource; `usable`: those that could run if all else was gone;
-    `names`: all that decides about that.
+    `names`: all that decides about that; `common`: what all of those need; `many`: of what any needs several units.
     """
 
     def __init__(self, demand: Demand, room: Room) -> None:
@@ -60,9 +63,14 @@ class Options:
             and all(count <= room.limit(name) for name, count in option.needs)
         )
         self.ordered = tuple(self.all[place] for place in sorted(self.usable))
+        in_all = set[tuple[str, int]].intersection(*(set(one.needs) for one in self.ordered)) if self.ordered else set()
+        self.common = tuple(in_all)
+        for option in self.ordered:
+            option.rest = tuple(need for need in option.needs if need not in in_all)
+        self.many = tuple(need for option in self.all for need in option.needs if need[1] > 1)
         self.by_resource: dict[str, list[int]] = {}
         for place in sorted(self.usable):
-            for name, _ in self.all[place].needs:
+            for name, _ in self.all[place].rest:
                 self.by_resource.setdefault(name, []).append(place)
 
 
@@ -96,6 +104,8 @@ class Group:
         self.must_look = True
         self.is_kept_back = False
         self._usable = options.ordered
+        self._common = options.common
+        self._many = options.many
         self._by_resource = options.by_resource
         self._names = options.names
 
@@ -127,20 +137,21 @@ class Group:
         self.unpassed = [(entry.key, entry) for entry in self.entries if entry.passed_since is None]
 
     def names(self) -> set[str]:
-        return {name for name, _ in self.shared} | self._by_resource.keys()
+        """Name what it needs, with any choice."""
+        return {name for name, _ in self.shared} | self._names
 
     def counts(self) -> Iterator[tuple[str, int]]:
+        """Yield what it needs several units of."""
         yield from self.shared
-        for option in self.options:
-            yield from option.needs
+        yield from self._many
 
     def choose(self, room: Room, key: Key) -> Option | None:
         """Return the best choice that fits now: the best mode and preference, then the least loaded server."""
         self.must_look = self.is_kept_back = False
-        self.asleep_on = room.first_full(self.shared)
+        self.asleep_on = room.first_full(self.shared) or room.first_full(self._common)
         if self.is_shut or self.asleep_on:
             return None
-        if room.first_kept(self.shared, key):
+        if room.first_kept(self.shared, key) or room.first_kept(self._common, key):
             self.is_kept_back = True
             return None
         for name in self.freed:
@@ -152,9 +163,9 @@ class Group:
             option = self.options[place]
             if best is not None and option.tier > best.tier:
                 break
-            if room.first_full(option.needs):
+            if room.first_full(option.rest):
                 self.open.discard(place)
-            elif room.first_kept(option.needs, key):
+            elif room.first_kept(option.rest, key):
                 self.is_kept_back = True
             else:
                 share = room.free_share(option.choice)
@@ -178,7 +189,9 @@ class Group:
         """Keep the units of an entry's whole set: at the server that is free or could be; return whether they are."""
         if self.is_shut or not self._usable or room.keeps_any(self.shared) or room.keeps_any(entry.machines):
             return False
-        option = next((one for one in self._usable if not room.first_full(one.needs)), self._usable[0])
+        option = self._usable[0]
+        if not room.first_full(self._common):
+            option = next((one for one in self._usable if not room.first_full(one.rest)), option)
         return room.keep(dict((*entry.machines, *self.shared, *option.needs)), entry.key)
 
     def pass_before(self, key: Key, now: float, waiting: "dict[str, tuple[Group, Entry]]") -> list[str]:

@@ -99,7 +99,6 @@ class Queue:
             if group.heeds(changed):
                 group.begin(self._options_of(shape[-1], group.demand), self.room)
                 self._awake[id(group)] = group
-                self._register(group)
 
     # --- decisions --------------------------------------------------------------------------------
 
