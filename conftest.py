@@ -1,7 +1,12 @@
-"""How the suite is split where several processes run it (`pytest -n 2 --dist loadfile`)."""
+"""How the suite is split where several processes run it (`pytest -n 2 --dist loadfile`), and what no test looks at."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 # Folders whose files stay together: one libvirtd with guests that are shared, mounted file systems.
 TOGETHER = ("plugins/kvm/", "tests/storage/")

@@ -94,10 +94,12 @@ class Queue:
             return
         names = before.closed.keys() | capacities.closed.keys()
         changed = {name for name in names if before.closed.get(name) != capacities.closed.get(name)}
-        self._options.clear()
-        for shape, group in self._groups.items():
+        for options in self._options.values():
+            if not changed.isdisjoint(options.names):
+                options.look(capacities)
+        for group in self._groups.values():
             if group.heeds(changed):
-                group.begin(self._options_of(shape[-1], group.demand), self.room)
+                group.begin(group.options, self.room)
                 self._awake[id(group)] = group
 
     # --- decisions --------------------------------------------------------------------------------
