@@ -4,9 +4,10 @@
 
 prints a JSON object a seed, and a last one: violations (what did not hold, in words), makespan_ratio_max (of the seeds
 in which nothing but slots limits; makespan / the bound of DESIGN 5), longest_wait_s, assignments_per_s (of the slowest
-seed, the scheduler's time alone), baselines (mean makespan ratios of simpler schedulers in small worlds where nothing
-but slots limits; null: it got stuck in one of them), baselines_mixed (where windows, failures and late sessions do, of
-which the simple ones heed no priority). Exit code 1 where anything did not hold. The same seed is the same world.
+seed, the scheduler's CPU time alone), baselines (mean makespan ratios of simpler schedulers in small worlds where
+nothing but slots limits; null: it got stuck in one of them), baselines_mixed (where windows, failures and late sessions
+do, of which the simple ones heed no priority). Exit code 1 where anything did not hold. The same seed is the same
+world.
 """
 
 import argparse

@@ -494,7 +494,7 @@ def test_what_was_kept_is_kept_again(points: list[Point], policy: Retention, day
     assert kept(judged(left, policy, present=["m1"], pinned=pinned)) == kept(verdicts)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(good_points(machines=1, fewest=6), policies, st.data())
 def test_a_point_with_a_wrong_clock_loses_none_that_rules_of_time_keep(
     points: list[Point], policy: Retention, data: st.DataObject

@@ -68,6 +68,39 @@ def test_a_new_server_goes_on_where_the_burnt_one_ended(line: Any, second: Line,
     second("health", "check", "again", "--deep")
 
 
+def test_a_new_server_goes_on_with_a_chain_of_each_machine(line: Any, second: Line, make_disk: Any) -> None:
+    for seed, machine in enumerate(("db", "web"), 1):
+        make_disk(line.lab / machine / "disk.raw", seed=seed, data_mib=2, size_bytes=4 * MIB)
+    line.set_up("nightly", "--per-machine")
+    line.run_job()
+    old = {point["point_id"] for point in line.points()}
+    stop_processes_of(line.home)
+    shutil.rmtree(line.home)
+    line.home.mkdir()
+    second("hypervisor", "add", "lab", "--plugin", "images", "--set", f"path={second.lab}")
+    chains = second.json("repository", "import", second.repository, "--name", "main", "--reserve", "1M")["chains"]
+    parents = {str(Path(chain["directory"]).parent) for chain in chains}
+    assert len(chains) == 2
+    (parent,) = parents
+    second.add_job("whole")
+    for directory in (parent, chains[0]["directory"]):
+        second.refused(
+            "not_found" if directory == parent else "invalid_value", "job", "map", "whole", "--directory", directory
+        )
+    second.add_job("again", "--per-machine")
+    assert second.json("job", "map", "again", "--directory", parent)["directory"] == parent
+    assert {point["point_id"] for point in second.points("again")} == old
+    done = second.run_job("again")
+    assert done["result"] == "success"
+    new = [point for point in second.points("again") if point["point_id"] not in old]
+    assert {(point["machine"], point["kind"]) for point in new} == {("db", "increment"), ("web", "increment")}
+    found = {path.parent.relative_to(second.repository).as_posix() for path in second.repository.rglob("*.vbf")}
+    assert found == {chain["directory"] for chain in chains}
+    for point in new:
+        restored = second.restore(point["point_id"], "disk.raw")
+        assert sha256(restored) == sha256(second.lab / point["machine"] / "disk.raw")
+
+
 def test_a_chain_that_does_not_fit_is_refused_and_nothing_changes(line: Any, make_disk: Any) -> None:
     make_disk(line.lab / "web" / "disk.raw", seed=1, data_mib=2, size_bytes=4 * MIB)
     line.set_up()

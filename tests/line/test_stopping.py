@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from vbrcore.api import operations, types
+from vbrcore.api.client import Client
+
 MIB = 1024 * 1024
 MACHINES = 5
 
@@ -98,3 +101,36 @@ def test_a_manager_that_hangs_is_ended_and_its_job_runs_again(busy: Any) -> None
     busy.run_job()
     assert {point["machine"] for point in busy.points()} == {f"m{number}" for number in range(MACHINES)}
     assert {one["kind"] for one in busy.json("ps")} == {"service"}
+
+
+def test_job_stop_now_cuts_a_long_upkeep_short(line: Any, make_disk: Any, sha256: Any) -> None:
+    """What it has moved so far is nothing yet; what was there stays, and the next session goes on."""
+    machines = ("app", "db", "web")  # read side by side: what upkeep puts in order lies in many places
+    for seed, machine in enumerate(machines):
+        make_disk(line.lab / machine / "disk.raw", seed=seed, data_mib=12, size_bytes=12 * MIB)
+    line("hypervisor", "add", "lab", "--plugin", "images", "--set", f"path={line.lab}")
+    line("repository", "add", "main", "--path", line.repository, "--reserve", "1M", "--rate-limit", "2M")
+    line.add_job("nightly")
+    line.run_job()
+    there = set(line.repository.glob("*/*.vbf"))
+    with line.vbr.start("job", "compact", "nightly", "--rewrite", "--json") as command:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size > MIB for path in set(line.repository.glob("*/*.vbf")) - there):
+            assert time.monotonic() < deadline, "nothing was moved"
+            assert command.poll() is None
+            time.sleep(0.05)
+        with Client(line.home, start=False) as client:
+            client.call(operations.JOB_STOP, types.JobStop("nightly", now=True))
+        output, _ = command.communicate(timeout=100)
+    done = json.loads(output.splitlines()[-1])
+    assert done["result"] == "failed"
+    session = line.session(done["session_id"])
+    assert (session["state"], session["error"]["code"]) == ("ended", "session_stopped")
+    assert {one["kind"] for one in line.json("ps")} == {"service"}
+    assert len(line.points()) == len(machines)
+    assert line.run_job()["result"] == "success"
+    assert len(line.points()) == 2 * len(machines)
+    for point in line.points()[-len(machines) :]:
+        assert sha256(line.restore(point["point_id"], "disk.raw")) == sha256(line.lab / point["machine"] / "disk.raw")
+    assert not [path for path in there if not path.exists()]
+    line("health", "check", "nightly", "--deep")

@@ -1,5 +1,6 @@
 """What sessions ask for and what they are given: the values that go into and come out of the balancer."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -110,3 +111,20 @@ class Wait(msgspec.Struct, frozen=True):
     reason: str
     detail: str
     place: int
+
+
+class Decisions(msgspec.Struct, frozen=True):
+    """What to grant, why each other demand waits, and which of these were passed by a lower one now."""
+
+    grants: tuple[Grant, ...]
+    waits: tuple[Wait, ...]
+    passed: frozenset[str]
+
+
+def units_taken(demand: Demand, grant: Grant) -> Iterator[tuple[str, str]]:
+    """Yield (scope, resource) of every unit that a grant takes."""
+    choice = next((one for one in demand.choices if (one.server, one.mode) == (grant.server, grant.mode)), None)
+    for unit in (*demand.units, *(choice.units if choice else ())):
+        yield demand.scope, unit.resource
+    for unit in demand.machine_units:
+        yield demand.machine_scope, unit.resource

@@ -119,8 +119,8 @@ def _waiting(room: Room, waiting: Sequence[tuple[Group, Entry]], place: int, now
 def _candidates(room: Room, group: Group, entry: Entry) -> tuple[Candidate, ...]:
     """Say of each choice of the demand what stands in the way there, besides what the demand needs anywhere."""
     found = []
-    looked_at = {(option.choice.server, option.choice.mode) for option in group.options}
-    for option in group.options:
+    looked_at = {(option.choice.server, option.choice.mode) for option in group.options.eligible}
+    for option in group.options.eligible:
         if option.choice.server:
             lack = room.lack(entry.demand, dict(option.needs), entry.key) or Closed("", "")
             uses = _uses(room, entry, dict(option.needs))

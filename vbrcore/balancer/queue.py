@@ -86,9 +86,21 @@ class Queue:
 
     def set_capacities(self, capacities: Capacities, now: float) -> None:
         """Go on with other limits, or with other things closed."""
+        before = self.room.capacities
         self.room = Room(capacities, self.room.used)
         self._reviewed = _NEVER
-        self._begin([Pending(entry.demand, entry.passed_since) for _, entry in self._waiting.values()], now)
+        if capacities.limits != before.limits:
+            self._begin([Pending(entry.demand, entry.passed_since) for _, entry in self._waiting.values()], now)
+            return
+        names = before.closed.keys() | capacities.closed.keys()
+        changed = {name for name in names if before.closed.get(name) != capacities.closed.get(name)}
+        for options in self._options.values():
+            if not changed.isdisjoint(options.names):
+                options.look(capacities)
+        for group in self._groups.values():
+            if group.heeds(changed):
+                group.begin(group.options, self.room)
+                self._awake[id(group)] = group
 
     # --- decisions --------------------------------------------------------------------------------
 
@@ -212,7 +224,7 @@ class Queue:
         self._returned: set[str] = set()
         self._users: dict[str, dict[int, Group]] = {}
         self._largest: dict[str, int] = {}
-        self._options: dict[_Shape, Options] = {}
+        self._options: dict[object, Options] = {}
         self._choices: dict[int, tuple[int, tuple[Choice, ...]]] = {}
         self._choices_equal: dict[tuple[Choice, ...], int] = {}
         self._waiting: dict[str, tuple[Group, Entry]] = {}
@@ -247,16 +259,23 @@ class Queue:
         shape = (stores, demand.gates, same_choices)
         group = self._groups.get(shape)
         if group is None:
-            options = self._options.get(same_choices)
-            if options is None:
-                options = self._options[same_choices] = Options(demand, self.room)
-            group = self._groups[shape] = Group(demand, options, self.room)
-            for name in group.names():
-                self._users.setdefault(name, {})[id(group)] = group
-            for name, count in group.counts():
-                if count > self._largest.get(name, 1):
-                    self._largest[name] = count
+            group = self._groups[shape] = Group(demand, self._options_of(same_choices, demand), self.room)
+            self._register(group)
         return group
+
+    def _options_of(self, same_choices: object, demand: Demand) -> Options:
+        options = self._options.get(same_choices)
+        if options is None:
+            options = self._options[same_choices] = Options(demand, self.room)
+        return options
+
+    def _register(self, group: Group) -> None:
+        """Have it told what comes back, and know of what it needs more than one unit."""
+        for name in group.names():
+            self._users.setdefault(name, {})[id(group)] = group
+        for name, count in group.counts():
+            if count > self._largest.get(name, 1):
+                self._largest[name] = count
 
     def _number(self, choices: tuple[Choice, ...]) -> int:
         """Return the same number for equal choices. Most are the very same object, so their values are hashed once."""

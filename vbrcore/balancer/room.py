@@ -82,12 +82,14 @@ class Room:
         return found
 
     def is_full(self, resource: str, count: int = 1) -> bool:
-        return count > self.limit(resource) - self.used[resource]
+        return count > self.limit(resource) - self.used.get(resource, 0)
 
     def first_full(self, needs: Iterable[tuple[str, int]]) -> str:
         """Return the first resource that lacks units; "": none does."""
+        limits, used = self._limits, self.used
         for resource, count in needs:
-            if count > self.limit(resource) - self.used[resource]:
+            limit = limits.get(resource)
+            if count > (self.limit(resource) if limit is None else limit) - used.get(resource, 0):
                 return resource
         return ""
 
@@ -105,6 +107,10 @@ class Room:
         kept_for = self.kept.get(resource)
         return 0 if kept_for is None or key <= kept_for[0] else kept_for[1]
 
+    def keeps_any(self, needs: Iterable[tuple[str, int]]) -> bool:
+        """Return whether some of these resources are kept already: nobody else can have them kept."""
+        return any(resource in self.kept for resource, _ in needs)
+
     def keep(self, needs: Mapping[str, int], key: Key) -> bool:
         """Keep units, unless some of these resources are kept already; return whether they are kept now."""
         if any(resource in self.kept for resource in needs):
@@ -118,7 +124,7 @@ class Room:
             return 1.0
         resource = choice.units[0].resource
         limit = self.limit(resource)
-        return (limit - self.used[resource]) / limit if limit else 0.0
+        return (limit - self.used.get(resource, 0)) / limit if limit else 0.0
 
     def lack(self, demand: Demand, needs: Mapping[str, int], key: Key) -> Closed | None:
         """Return in words the first thing that stands in the way, in the order of `needs`; None: nothing does."""

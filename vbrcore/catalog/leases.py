@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from vbrcore.balancer.decide import Decisions, units_taken
-from vbrcore.balancer.demand import Demand, Grant, Pending
+from vbrcore.balancer.demand import Decisions, Demand, Grant, Pending, units_taken
 from vbrcore.catalog.base import Rows
 from vbrcore.catalog.database import NOW
 from vbrcore.model.errors import LeaseLost

@@ -25,8 +25,8 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         return
     cells = [list(headers), *([clean(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(headers))]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    fit = "  ".join(f"{{:<{width}}}" for width in widths).format  # a hundred thousand cells are printed in no time
+    print("\n".join(fit(*line).rstrip() for line in cells))
 
 
 def print_fields(fields: dict[str, str]) -> None:
@@ -77,4 +77,4 @@ def moment(iso: str | None) -> str:
         return "-"
     from datetime import datetime  # noqa: PLC0415 - tables alone do without it
 
-    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromisoformat(iso).astimezone().replace(tzinfo=None).isoformat(" ", "seconds")

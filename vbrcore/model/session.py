@@ -11,6 +11,8 @@ SessionKind = Literal[
 ]
 # Runs of a job, of which there is one at a time.
 JOB_RUNS: tuple[SessionKind, ...] = ("backup", "copy")
+# What looks after the chains of a job besides: `job stop` stops it where no run is there.
+JOB_CARE: tuple[SessionKind, ...] = ("upkeep", "retention", "health")
 SessionState = Literal["starting", "waiting", "running", "stopping", "ended"]
 Result = Literal["none", "success", "warning", "failed"]
 TaskState = Literal["pending", "assigned", "running", "done", "failed", "skipped"]

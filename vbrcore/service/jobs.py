@@ -10,6 +10,7 @@ from vbrcore.model.errors import InvalidValue, JobAlreadyRunning, KeyNeeded, Not
 from vbrcore.model.ids import new_id
 from vbrcore.model.job import BLOCK_SIZES_BYTES, Fulls, Job, Schedule
 from vbrcore.model.retention import check as check_retention
+from vbrcore.model.session import JOB_CARE
 from vbrcore.model.window import check_window
 from vbrcore.model.zones import zone_named
 from vbrcore.service.balancing import check_can_run
@@ -154,14 +155,18 @@ def _full(call: Call, request: types.JobFull) -> types.SessionStarted:
 
 
 def _stop(call: Call, request: types.JobStop) -> types.Nothing:
-    """The name is a job's or a session's id: sessions of any kind are stopped by it."""
+    """The name is a job's or a session's id: sessions of any kind are stopped by it. Of a job it is the run, else the
+    oldest session that looks after its chains (upkeep, retention, health check); never one that reads for somebody.
+    """
     catalog = call.service.catalog
     try:
         job = find_job(call, request.name)
     except NotFound:
         session_id = catalog.session(request.name).session_id
     else:
-        session = catalog.live_session_of(job.job_id)
+        session = catalog.live_session_of(job.job_id) or next(
+            (one for one in catalog.live_sessions() if one.job_id == job.job_id and one.kind in JOB_CARE), None
+        )
         if session is None:
             raise NotFound(f"no session of job {job.name} runs")
         session_id = session.session_id
