@@ -41,10 +41,11 @@ def test_a_line_of_another_server_stands_in_time_order(tmp_path: Path) -> None:
 
 
 def test_what_a_mover_left_lies_beside_the_log_of_its_session(tmp_path: Path) -> None:
-    (tmp_path / "old-job").mkdir()
+    (tmp_path / "nightly_1234").mkdir()
+    (tmp_path / "nightly_1234" / "old-session.jsonl").touch()
     with SessionLog(tmp_path / "job" / "session.jsonl", job_id="job", session_id="session") as log:
         kept = log.keep_left("far", "old-job_old-session_12-3.jsonl", b"{}\n")
-        assert kept == tmp_path / "old-job" / "old-session_12-3.far.cut-off.jsonl"
+        assert kept == tmp_path / "nightly_1234" / "old-session_12-3.far.cut-off.jsonl"
         assert kept.read_bytes() == b"{}\n"
         assert kept.stat().st_mode & 0o777 == 0o600
         for name in ("../../../x_y.jsonl", "gone_s_1-1.jsonl", ".jsonl", ""):

@@ -7,7 +7,7 @@ from pathlib import Path
 from vbrcore.api.types import ProcessView
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.manager.log import SessionLog
-from vbrcore.model.errors import HostKeyChanged, LoginRefused, ServerUnreachable
+from vbrcore.model.errors import HostKeyChanged, LoginRefused, ServerUnreachable, VbrError
 from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.session import Session
 from vbrcore.transport.bundle import Bundles
@@ -113,9 +113,12 @@ class Crew:
         """Take over what movers that were cut off have left on a server: it lies beside their session's log then."""
         while True:
             left = await transport.left_logs.get()
-            path = await asyncio.to_thread(self._log.keep_left, transport.server, left.name, left.data)
-            self._log.warning(f"a mover was cut off on {transport.server} earlier: its last lines are in {path}")
-            await transport.forget_log(left.name)
+            try:
+                path = await asyncio.to_thread(self._log.keep_left, transport.server, left.name, left.data)
+                self._log.warning(f"a mover was cut off on {transport.server} earlier: its last lines are in {path}")
+                await transport.forget_log(left.name)
+            except (OSError, VbrError) as error:  # it stays there for the next session
+                self._log.warning(f"the last lines of a mover on {transport.server} cannot be fetched: {error}")
 
     async def close(self) -> None:
         for keeper in self._keepers:

@@ -90,10 +90,10 @@ class SessionLog:
         `name` is `<job>_<session>_<...>.jsonl`, as the server says it.
         """
         plain = re.sub(r"[^0-9A-Za-z._-]", "", name).lstrip(".")
-        job_id, _, rest = plain.partition("_")
-        place = self.path.parents[1] / job_id
-        directory = place if job_id and place.is_dir() else self.path.parent
-        path = directory / f"{rest.removesuffix('.jsonl') or 'unknown'}.{server}.cut-off.jsonl"
+        _, _, rest = plain.partition("_")
+        session_id, _, _ = rest.partition("_")
+        log = next(self.path.parents[1].glob(f"*/{session_id}.jsonl"), self.path)
+        path = log.parent / f"{rest.removesuffix('.jsonl') or 'unknown'}.{server}.cut-off.jsonl"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(data)
             file.flush()
