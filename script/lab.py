@@ -138,7 +138,7 @@ class Lab:
 
     def holders(self) -> list[int]:
         """Return the processes that hold this lab's mount namespaces open."""
-        mark = b"VBRCORE_LAB=" + os.fsencode(self.directory)
+        mark = b"VBRCORE_LAB_HOLDS=" + os.fsencode(self.directory)
         return [pid for pid in pids() if mark in environment(pid)]
 
     def kill(self, name: str) -> int:
@@ -266,7 +266,7 @@ class Lab:
         place.mkdir(parents=True)
         holder = subprocess.Popen(
             ["unshare", "--mount", "--uts", "--propagation", "private", "sleep", "infinity"],
-            env={**ENVIRONMENT, "VBRCORE_LAB": str(self.directory)},
+            env={**ENVIRONMENT, "VBRCORE_LAB_HOLDS": str(self.directory)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
