@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,7 +138,7 @@ class Lab:
 
     def holders(self) -> list[int]:
         """Return the processes that hold this lab's mount namespaces open."""
-        mark = b"VBRCORE_LAB=" + os.fsencode(self.directory)
+        mark = b"VBRCORE_LAB_HOLDS=" + os.fsencode(self.directory)
         return [pid for pid in pids() if mark in environment(pid)]
 
     def kill(self, name: str) -> int:
@@ -265,7 +266,7 @@ class Lab:
         place.mkdir(parents=True)
         holder = subprocess.Popen(
             ["unshare", "--mount", "--uts", "--propagation", "private", "sleep", "infinity"],
-            env={**ENVIRONMENT, "VBRCORE_LAB": str(self.directory)},
+            env={**ENVIRONMENT, "VBRCORE_LAB_HOLDS": str(self.directory)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -410,11 +411,13 @@ class Lab:
         self.state = {}
 
     def status(self) -> dict[str, Any]:
+        cables = {one["ifname"]: "UP" in one["flags"] for one in json.loads(run("ip", "-j", "link", "show"))}
+        living = Counter(inode(pid, "net") for pid in pids())
         hosts = {}
         for name, host in self.state.get("hosts", {}).items():
-            cable = json.loads(run("ip", "-j", "link", "show", self.link(name), check=False) or "[]")
-            connected = bool(cable) and "UP" in cable[0]["flags"]
-            hosts[name] = host | {"connected": connected, "processes": len(self.processes(name))}
+            network = Path("/run/netns", self.netns(name))
+            count = living[network.stat().st_ino] if network.exists() else 0
+            hosts[name] = host | {"connected": cables.get(self.link(name), False), "processes": count}
         return self.state | {"hosts": hosts, "slow_link_bytes": self.carried()}
 
     def carried(self) -> dict[str, int]:
