@@ -26,6 +26,7 @@ SCRIPTS = Path(__file__).resolve().parent
 CHECKOUT = SCRIPTS.parent
 USER = "vbr"
 SHARE = "backups"
+ROOT = "/root"  # of a host
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
 
 
@@ -280,12 +281,12 @@ class Lab:
             str(path) for path in hidden if not any(path != other and path.is_relative_to(other) for other in hidden)
         ]
         python = "yes" if host["python"] else "no"
-        run(*self.inside(name)[:6], "sh", SCRIPTS / "lab_host.sh", place, name, python, *outermost)
+        run(*self.inside(name)[:6], "sh", SCRIPTS / "lab-host", place, name, python, *outermost)
         names = "".join(f"{one['address']} {other}\n" for other, one in self.state["hosts"].items())
         self.put(name, "/etc/hosts", f"127.0.0.1 localhost\n{self.state['server']} server\n{names}")
         self.put(name, "/etc/hostname", f"{name}\n")
         self.put(name, "/etc/machine-id", f"{uuid.uuid4().hex}\n")
-        self.put(name, "/root/.ssh/authorized_keys", (self.directory / "id_ed25519.pub").read_text("utf-8"), "600")
+        self.put(name, f"{ROOT}/.ssh/authorized_keys", (self.directory / "id_ed25519.pub").read_text("utf-8"), "600")
         self.put(name, "/etc/ssh/sshd_config", SSHD)
         self.on(
             name,
@@ -326,7 +327,7 @@ class Lab:
         self.on(name, "chpasswd", "-e", stdin=f"{USER}:{crypted}\n")
         self.on(name, "install", "-d", "-m", "700", "-o", USER, "-g", USER, f"/home/{USER}/.ssh")
         keys = f"/home/{USER}/.ssh/authorized_keys"
-        self.on(name, "install", "-m", "600", "-o", USER, "-g", USER, "/root/.ssh/authorized_keys", keys)
+        self.on(name, "install", "-m", "600", "-o", USER, "-g", USER, f"{ROOT}/.ssh/authorized_keys", keys)
 
     # A host's programs
 

@@ -142,3 +142,10 @@ def test_a_program_is_measured_with_what_it_leaves_behind(tmp_path: Path) -> Non
 def test_programs_explain_themselves(program: str) -> None:
     command = [sys.executable, str(CHECKOUT / "bench" / f"{program}.py"), "--help"]
     assert "usage" in subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_ssh_start() -> None:
+    figures = bench("ssh_start", "--runs", "1")
+    assert figures["sent_at_first"] is True
+    assert figures["bundle_bytes"] > 1 << 20
+    assert min(figures[name] for name in ("build_s", "first_s", "later_s", "ssh_python_pass_s")) > 0

@@ -56,8 +56,8 @@ def _entry(plugin_id: str) -> loader.PluginEntry:
 
 
 def test_a_good_plugin_is_described_and_loaded(site: Path) -> None:
-    _install(site, "good", GOOD.format(id="good", api="1.0"))
-    assert _entry("good") == loader.PluginEntry("good", "vbrtest-good", "1.0", "1.0", "ok", "", ("live",), "on_host")
+    _install(site, "good", GOOD.format(id="good", api="2.0"))
+    assert _entry("good") == loader.PluginEntry("good", "vbrtest-good", "1.0", "2.0", "ok", "", ("live",), "on_host")
     assert loader.load("good").info.plugin_id == "good"
     assert loader.load_module("good").__name__ == "vbrtest_good"
 
@@ -65,10 +65,10 @@ def test_a_good_plugin_is_described_and_loaded(site: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "module", "state", "reason"),
     [
-        ("later", GOOD.format(id="later", api="1.7"), "incompatible", "plugin API 1.7"),
+        ("later", GOOD.format(id="later", api="2.7"), "incompatible", "plugin API 2.7"),
         ("older", GOOD.format(id="older", api="0.9"), "incompatible", "plugin API 0.9"),
         ("odd", GOOD.format(id="odd", api="new"), "incompatible", "MAJOR.MINOR"),
-        ("other", GOOD.format(id="another", api="1.0"), "broken", "'another'"),
+        ("other", GOOD.format(id="another", api="2.0"), "broken", "'another'"),
         ("empty", "", "broken", "no PLUGIN"),
         ("raises", "raise RuntimeError('no such SDK')", "broken", "RuntimeError: no such SDK"),
         ("exits", "raise SystemExit(4)", "broken", "SystemExit"),
@@ -86,8 +86,8 @@ def test_what_does_not_fit_is_a_state(site: Path, name: str, module: str, state:
 
 
 def test_two_distributions_with_one_plugin_are_not_guessed_between(site: Path) -> None:
-    _install(site, "twice", GOOD.format(id="twice", api="1.0"), distribution="vbrtest-one")
-    _install(site, "twice", GOOD.format(id="twice", api="1.0"), distribution="vbrtest-two")
+    _install(site, "twice", GOOD.format(id="twice", api="2.0"), distribution="vbrtest-one")
+    _install(site, "twice", GOOD.format(id="twice", api="2.0"), distribution="vbrtest-two")
     assert "vbrtest-one, vbrtest-two" in _entry("twice").reason
 
 
@@ -123,7 +123,7 @@ class Config(msgspec.Struct):
 
 
 class _WithConfig:
-    info = PluginInfo("test", "1.0", frozenset(), "separate", Config)
+    info = PluginInfo("test", "2.0", frozenset(), "separate", Config)
 
 
 def _settings(**values: str) -> msgspec.Struct:

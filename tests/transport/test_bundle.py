@@ -119,7 +119,7 @@ def test_what_a_mover_and_a_transport_import_is_in_the_bundle(tmp_path: Path) ->
     assert "vbrcore.chain.writer" in seen
     assert "vbr_images.mover" in seen
     packages = {name.split("/")[0].split(".")[0] for name in collect(HERE, tmp_path, mover_halves())}
-    assert {name for name in outside if name not in sys.stdlib_module_names} <= packages
+    assert {name for name in outside if name not in sys.stdlib_module_names} - packages == set()
 
 
 @pytest.fixture(scope="module")
@@ -182,5 +182,5 @@ def test_a_wheel_in_the_directory_serves_where_what_is_installed_cannot(tmp_path
     (only,) = contents((Wanted("msgspec"),), OTHER, tmp_path)
     assert (only.name, only.read()) == ("msgspec/__init__.py", b"there = True")
     too_new = msgspec.structs.replace(OTHER, glibc=(2, 12))
-    with pytest.raises(WheelsMissing, match="glibc 2.12"):
+    with pytest.raises(WheelsMissing, match=r"glibc 2\.12"):
         contents((Wanted("msgspec"),), too_new, tmp_path)

@@ -7,8 +7,9 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from vbrcore.api import balance, jobs, network, servers
+from vbrcore.api import balance, jobs, servers
 from vbrcore.api import types as t
+from vbrcore.model.network import NetworkRule, Sites
 
 Req = TypeVar("Req", bound=msgspec.Struct)
 Rep = TypeVar("Rep")
@@ -49,9 +50,9 @@ SERVER_REMOVE = Operation("server_remove", "DELETE", "/v1/server", t.Remove, t.N
 
 PLUGIN_LIST = Operation("plugin_list", "GET", "/v1/plugins", t.Nothing, tuple[t.PluginView, ...])
 
-NETWORK_RULE = Operation("network_rule", "POST", "/v1/network", network.NetworkRuleSet, network.NetworkRuleView)
-NETWORK_LIST = Operation("network_list", "GET", "/v1/network", t.Nothing, tuple[network.NetworkRuleView, ...])
-NETWORK_REMOVE = Operation("network_remove", "DELETE", "/v1/network", network.NetworkRuleRemove, t.Nothing)
+NETWORK_RULE = Operation("network_rule", "POST", "/v1/network", NetworkRule, NetworkRule)
+NETWORK_LIST = Operation("network_list", "GET", "/v1/network", t.Nothing, tuple[NetworkRule, ...])
+NETWORK_REMOVE = Operation("network_remove", "DELETE", "/v1/network", Sites, t.Nothing)
 
 CREDENTIAL_ADD = Operation("credential_add", "POST", "/v1/credentials", t.CredentialAdd, t.CredentialView)
 CREDENTIAL_LIST = Operation("credential_list", "GET", "/v1/credentials", t.Nothing, tuple[t.CredentialView, ...])

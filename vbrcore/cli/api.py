@@ -23,15 +23,15 @@ class _Lazy:
 
 
 if TYPE_CHECKING:
-    from vbrcore.api import balance, jobs, network, operations, servers, types
-    from vbrcore.model import errors, job, retention
+    from vbrcore.api import balance, jobs, operations, servers, types
+    from vbrcore.model import errors, job, network, retention
 else:
     errors = _Lazy("vbrcore.model.errors")
     job = _Lazy("vbrcore.model.job")
+    network = _Lazy("vbrcore.model.network")
     retention = _Lazy("vbrcore.model.retention")
     balance = _Lazy("vbrcore.api.balance")
     jobs = _Lazy("vbrcore.api.jobs")
-    network = _Lazy("vbrcore.api.network")
     servers = _Lazy("vbrcore.api.servers")
     types = _Lazy("vbrcore.api.types")
     operations = _Lazy("vbrcore.api.operations")

@@ -33,7 +33,7 @@ def _add_sites(verb: Parser) -> None:
 
 
 def _rule(args: argparse.Namespace) -> int:
-    request = network.NetworkRuleSet(args.site_a, args.site_b, values.size_bytes(args.rate_limit))
+    request = network.NetworkRule(args.site_a, args.site_b, values.size_bytes(args.rate_limit))
     view = call(args, operations.NETWORK_RULE, request)
     if args.json:
         print_json(view)
@@ -53,7 +53,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _remove(args: argparse.Namespace) -> int:
-    reply = call(args, operations.NETWORK_REMOVE, network.NetworkRuleRemove(args.site_a, args.site_b))
+    reply = call(args, operations.NETWORK_REMOVE, network.Sites(args.site_a, args.site_b))
     if args.json:
         print_json(reply)
     else:

@@ -5,6 +5,13 @@ from collections.abc import Iterable
 import msgspec
 
 
+class Sites(msgspec.Struct, frozen=True):
+    """A pair of sites, in any order."""
+
+    site_a: str
+    site_b: str
+
+
 class NetworkRule(msgspec.Struct, frozen=True):
     """`rate_limit_bytes_s`: what all tasks together may send between servers of these two sites, both ways.
 

@@ -34,6 +34,8 @@ WANTED = (
     Wanted("cryptography"),
     Wanted("cffi", only=("_cffi_backend",)),
     Wanted("psutil"),
+    Wanted("smbprotocol"),  # a gateway's mover writes to the share itself
+    Wanted("pyspnego"),
     Wanted("smbprotocol", only=("smbprotocol/",)),
     Wanted("pyspnego", only=("spnego/",)),
 )

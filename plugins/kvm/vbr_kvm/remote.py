@@ -6,6 +6,7 @@ from typing import Any
 from vbr_kvm import images, kept, places
 from vbr_kvm.configuration import files_in
 from vbr_kvm.connection import open_connection
+from vbr_kvm.findings import ask, kvm_findings
 from vbr_kvm.settings import KvmSettings
 from vbr_kvm.tunnel import ended_reason
 from vbrcore.model.errors import (
@@ -20,17 +21,6 @@ from vbrcore.model.errors import (
 from vbrcore.plugins.api import ManagedHost
 from vbrcore.plugins.ssh import SshHost
 
-# The monolithic daemon or the proxy of the modular ones knows networks and storage too, so it is asked first.
-_LIBVIRT_SOCKET = """
-for path in /run/libvirt/libvirt-sock /run/libvirt/virtqemud-sock /var/run/libvirt/libvirt-sock; do
-    if [ -S "$path" ]; then
-        if [ -w "$path" ]; then echo "$path"; else echo "denied $path"; fi
-        exit 0
-    fi
-done
-echo none
-"""
-_ACCOUNT = "id -u; id -g"
 _SOCKET_DIRECTORY = """
 set -eu
 root=$1 path=$2 user=$3 group=$4
@@ -91,7 +81,7 @@ class RemoteHost:
         self.managed = managed
         self.ssh = SshHost(managed.access, managed.secrets, name=managed.name)
         try:
-            self._account = self._numbers(_ACCOUNT) or (0, 0)
+            self.facts = ask(self.ssh)
         except BaseException:
             self.ssh.close()
             raise
@@ -105,38 +95,30 @@ class RemoteHost:
 
     def open_libvirt(self) -> Any:
         """Open libvirt through its socket there: one login and one host key for everything."""
-        found = self._ask(_LIBVIRT_SOCKET)
-        if found == "none":
-            raise HypervisorUnreachable(f"{self.ssh.where}: libvirt has no socket below /run/libvirt: does it run?")
-        path = found.removeprefix("denied ")
-        if path != found:
-            raise self._may_not(f"{path} cannot be written")
+        worst = next((one for one in kvm_findings(self.facts) if one.level == "error"), None)
         try:
-            with self.ssh.forwarded(path) as local:
+            if not self.facts.socket:
+                raise HypervisorUnreachable(f"{self.ssh.where}: libvirt has no socket there")
+            with self.ssh.forwarded(self.facts.socket) as local:
                 return open_connection(f"qemu+unix:///system?socket={local}")
         except (HypervisorUnreachable, PermissionRefused) as error:
-            if self._account[0] == 0:
+            if worst is None:
                 raise
-            raise self._may_not(str(error)) from error
-
-    def _may_not(self, why: str) -> PermissionRefused:
-        return PermissionRefused(
-            f"{self.ssh.where}: user {self.ssh.user} may not use libvirt: {why} (make the user a member of the group"
-            " libvirt there)"
-        )
+            kind = PermissionRefused if worst.code == "libvirt_denied" else HypervisorUnreachable
+            raise kind(f"{self.ssh.where}: {worst.text} ({worst.hint})") from error
 
     def runtime_root(self) -> Path:
-        user = self._account[0]
+        user = self.facts.uid
         return Path("/run/libvirt/vbrcore") if user == 0 else Path(f"/var/tmp/vbrcore-kvm-{user}")  # noqa: S108 (owner is checked)
 
     def scratch_root(self) -> Path:
         if self._settings.scratch_directory:
             return Path(self._settings.scratch_directory)
         default = Path("/var/lib/libvirt/vbrcore-scratch")
-        return default if self._account[0] == 0 else self.runtime_root() / "scratch"
+        return default if self.facts.uid == 0 else self.runtime_root() / "scratch"
 
     def own_account(self) -> tuple[int, int]:
-        return self._account
+        return self.facts.uid, self.facts.gid
 
     def make_socket_directory(self, path: Path, qemu: tuple[int, int]) -> None:
         try:
@@ -224,7 +206,7 @@ class RemoteHost:
 
     def write_new(self, path: Path, data: bytes, owner: tuple[int, int]) -> None:
         try:
-            self.ssh.write_new(str(path), data, owner if self._account[0] == 0 else None)
+            self.ssh.write_new(str(path), data, owner if self.facts.uid == 0 else None)
         except (CommandFailed, FileNotFoundError) as error:
             raise SinkWriteFailed(f"{path}: {error}") from error
 
