@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from vbrcore.testing.smbd import Smbd
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -121,3 +123,17 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def vbr(home: Path) -> Vbr:
     """Give the command line of `home`."""
     return Vbr(home)
+
+
+@pytest.fixture
+def smbd(tmp_path: Path) -> Iterator[Smbd]:
+    """A real smbd that serves `tmp_path`/data as the share `data`."""
+    (tmp_path / "data").mkdir()
+    server = Smbd(tmp_path / "smbd")
+    server.share("data", tmp_path / "data")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.signal(signal.SIGCONT)
+        server.kill()

@@ -1,6 +1,5 @@
 """Repositories that other servers open: a directory of one, and a share through a gateway that is chosen."""
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,27 +57,19 @@ def test_a_directory_of_another_server(
 
 @pytest.mark.skipif(SMBD is None, reason="there is no smbd")
 def test_the_gateway_at_the_site_serves_a_share_until_it_is_gone(
-    line: Line, far: Sshd, make_disk: Callable[..., Path], tmp_path: Path
+    line: Line, far: Sshd, smbd: Smbd, make_disk: Callable[..., Path], tmp_path: Path
 ) -> None:
     make_disk(line.lab / "web" / "disk.raw", seed=2)
-    (tmp_path / "data").mkdir()
-    smbd = Smbd(tmp_path / "smbd")
-    smbd.share("data", tmp_path / "data")
-    smbd.start()
-    try:
-        (tmp_path / "password").write_text(PASSWORD_TEXT)
-        line("credential", "add", "nas", "--username", smbd.user, "--password-file", tmp_path / "password")
-        url = f"//127.0.0.1:{smbd.port}/data"
-        line("repository", "add", "main", "--smb", url, "--credential", "nas", "--site", "cellar", "--reserve", "1M")
-        line.add_job("nightly")
-        assert gateway_of(line) == ("far", "same_site")
-        assert gateway_of(line) == ("far", "served_the_chain_last")
-        far.stop()
-        assert gateway_of(line) == ("local", "only_gateway")
-        assert len(line.points()) == 3
-    finally:
-        smbd.signal(signal.SIGCONT)
-        smbd.kill()
+    (tmp_path / "password").write_text(PASSWORD_TEXT)
+    line("credential", "add", "nas", "--username", smbd.user, "--password-file", tmp_path / "password")
+    url = f"//127.0.0.1:{smbd.port}/data"
+    line("repository", "add", "main", "--smb", url, "--credential", "nas", "--site", "cellar", "--reserve", "1M")
+    line.add_job("nightly")
+    assert gateway_of(line) == ("far", "same_site")
+    assert gateway_of(line) == ("far", "served_the_chain_last")
+    far.stop()
+    assert gateway_of(line) == ("local", "only_gateway")
+    assert len(line.points()) == 3
 
 
 def gateway_of(line: Line) -> tuple[str, str]:

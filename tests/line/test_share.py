@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,6 @@ import pytest
 from vbrcore.testing.smbd import PASSWORD_TEXT, SMBD, Smbd
 
 pytestmark = [pytest.mark.skipif(SMBD is None, reason="there is no smbd"), pytest.mark.timeout(400)]
-
-
-@pytest.fixture
-def smbd(tmp_path: Path) -> Iterator[Smbd]:
-    (tmp_path / "data").mkdir()
-    server = Smbd(tmp_path / "smbd")
-    server.share("data", tmp_path / "data")
-    server.start()
-    try:
-        yield server
-    finally:
-        server.signal(signal.SIGCONT)
-        server.kill()
 
 
 @pytest.fixture

@@ -22,16 +22,6 @@ GIB = 1 << 30
 
 
 @pytest.fixture
-def smbd(tmp_path: Path) -> Iterator[Smbd]:
-    (tmp_path / "data").mkdir()
-    server = Smbd(tmp_path / "smbd")
-    server.share("data", tmp_path / "data")
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 def catalog(home: Path, smbd: Smbd) -> Iterator[Catalog]:
     Home(home).prepare()
     opened = Catalog.open(home)

@@ -23,19 +23,6 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def smbd(tmp_path: Path) -> Iterator[Smbd]:
-    (tmp_path / "data").mkdir()
-    server = Smbd(tmp_path / "smbd")
-    server.share("data", tmp_path / "data")
-    server.start()
-    try:
-        yield server
-    finally:
-        server.signal(signal.SIGCONT)
-        server.kill()
-
-
-@pytest.fixture
 def storage(smbd: Smbd) -> Iterator[SmbStorage]:
     storage = SmbStorage(smbd.place("data"))
     yield storage
