@@ -8,8 +8,8 @@ from xdist.scheduler import LoadFileScheduling
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-# Folders whose files stay together: one libvirtd with guests that are shared, mounted file systems.
-TOGETHER = ("plugins/kvm/", "tests/storage/")
+# Folders whose files stay together: libvirtd with guests that are shared, the hosts of the lab, mounted file systems.
+TOGETHER = ("plugins/kvm/", "tests/lab/", "tests/storage/")
 
 
 class ByFile(LoadFileScheduling):  # type: ignore[misc]
