@@ -53,6 +53,7 @@ class _Generous(Queue):
         for name in list(self.room.used):
             if name.startswith("proxy:"):
                 self.room.used[name] = 0
+                self.room.full.discard(name)
         return super().grant(now)
 
 
