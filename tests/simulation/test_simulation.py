@@ -9,6 +9,7 @@ import pytest
 
 from tests.simulation.baselines import Simple, baselines, ours
 from tests.simulation.play import Play
+from tests.simulation.steady import play_steady
 from tests.simulation.world import make_world
 from vbrcore.balancer.demand import Pending
 from vbrcore.balancer.queue import Queue
@@ -72,6 +73,13 @@ def test_what_a_wrong_scheduler_does_is_seen() -> None:
         return _Deaf(capacities, lambda choices, _: choices[0], strict=False)
 
     assert any("deadlock" in text for text in Play(world, deaf).run().violations)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_queue_of_which_the_ended_come_again_goes_on(seed: int) -> None:
+    found = play_steady(make_world(seed, **SMALL), 600)
+    assert found.assignments >= 600
+    assert found.pending_least >= SMALL["disks"] - 2 * SMALL["proxies"]
 
 
 def test_the_program_sums_up() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from vbrcore.balancer.demand import Demand, Pending
 from vbrcore.balancer.options import Options
 from vbrcore.balancer.rank import Key
-from vbrcore.balancer.room import Closed, Room, kind_of, nearest
+from vbrcore.balancer.room import Closed, Room, kind_of
 
 
 class Entry:
@@ -81,15 +81,16 @@ class Group:
 
     def why(self, room: Room, entry: Entry) -> Closed:
         """Say what stands in the way of an entry for which nothing fits."""
+        return self.own_lack(room, entry) or self.options.why(room, entry.demand, entry.key)
+
+    def own_lack(self, room: Room, entry: Entry) -> Closed | None:
+        """Say what stands in the way of an entry whatever it chooses; None: nothing does."""
         closed = room.capacities.closed
         for gate in self.gates:
             if gate in closed and closed[gate].to(entry.demand, gate):
                 return closed[gate]
         own = Counter(unit.resource for unit in (*entry.demand.machine_units, *entry.demand.units))
-        if (missing := room.lack(entry.demand, own, entry.key)) is not None:
-            return missing
-        lacks = (room.lack(entry.demand, dict(option.needs), entry.key) for option in self.options.eligible)
-        return nearest(why for why in lacks if why is not None)
+        return room.lack(entry.demand, own, entry.key)
 
     def keep(self, room: Room, entry: Entry) -> bool:
         """Keep the units of an entry's whole set: at the server that is free or could be; return whether they are."""

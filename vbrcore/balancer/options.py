@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vbrcore.balancer.demand import Choice, Demand
 from vbrcore.balancer.rank import Key
-from vbrcore.balancer.room import Capacities, Room
+from vbrcore.balancer.room import Capacities, Closed, Room, nearest
 
 if TYPE_CHECKING:
     from vbrcore.balancer.group import Group
@@ -27,8 +27,8 @@ class Option:
     def __init__(self, choice: Choice, tier: tuple[int, int], shared: Counter[str]) -> None:
         self.choice = choice
         self.tier = tier
-        counts = Counter(unit.resource for unit in choice.units)
-        self.needs = self.rest = tuple((name, count + shared[name]) for name, count in counts.items())
+        names = [unit.resource for unit in choice.units]
+        self.needs = self.rest = tuple((name, names.count(name) + shared[name]) for name in dict.fromkeys(names))
 
 
 class Options:
@@ -139,6 +139,11 @@ class Options:
                 return self.every[place]
             self.open.discard(place)
         return None
+
+    def why(self, room: Room, demand: Demand, key: Key) -> Closed:
+        """Say what stands in the way at the choice that is nearest to taking a demand."""
+        lacks = (room.lack(demand, dict(option.needs), key) for option in self.eligible)
+        return nearest(why for why in lacks if why is not None)
 
     def _places_open(self, room: Room) -> list[int]:
         for name in self.freed - room.full:  # what is used up again comes back another time

@@ -6,6 +6,7 @@ seconds and share no resource.
 """
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -122,14 +123,20 @@ class Queue:
 
     def waits(self) -> tuple[Wait, ...]:
         """Say of each demand that waits, in order, why it does."""
-        common: dict[int, Closed] = {}
+        kept_for = sorted({key for key, _ in self.room.kept.values()})
+        common: dict[tuple[int, int], Closed] = {}
+
+        def why(group: Group, entry: Entry) -> Closed:
+            # Who has the same kept units before it lacks the same at the same choices.
+            alike = id(group.options), bisect_left(kept_for, entry.key)
+            if alike not in common:
+                common[alike] = group.options.why(self.room, entry.demand, entry.key)
+            return common[alike]
+
         found = []
-        for place, (group, entry) in enumerate(sorted(self._waiting.values(), key=lambda pair: pair[1].key), 1):
-            if self.room.first_full(entry.machines):
-                why = group.why(self.room, entry)
-            else:
-                why = common.get(id(group)) or common.setdefault(id(group), group.why(self.room, entry))
-            found.append(Wait(entry.demand.demand_id, why.reason, why.detail, place))
+        for place, (group, entry) in enumerate(self.waiting(), 1):
+            lack = group.own_lack(self.room, entry) or why(group, entry)
+            found.append(Wait(entry.demand.demand_id, lack.reason, lack.detail, place))
         return tuple(found)
 
     def waiting(self) -> list[tuple[Group, Entry]]:

@@ -76,7 +76,7 @@ class Room:
         self.capacities = capacities
         self.used = Counter(held)
         self.kept: dict[str, tuple[Key, int]] = {}
-        self._limits: dict[str, int] = {}
+        self._limits = dict(capacities.limits)
         self.full = {name for name in (*capacities.limits, *self.used) if self.is_full(name)}
 
     def take(self, resource: str) -> None:
