@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vbrcore.balancer.decide import Capacities, decide
@@ -97,6 +98,23 @@ def test_a_lease_that_nobody_renews_ends_as_a_whole(catalog: Catalog) -> None:
     assert not catalog.renew("s1")
     with pytest.raises(LeaseLost):
         catalog.request_lease(demand("s1", "c"))
+
+
+def test_choices_that_many_wait_for_are_kept_once_and_not_for_ever(catalog: Catalog) -> None:
+    begin(catalog, "s1")
+    alike = [demand("s1", name) for name in ("a", "b")]
+    for one in alike:
+        catalog.request_lease(one)
+    assert [one.demand for one in catalog.pending()] == alike
+    first, second = (one.demand.choices for one in catalog.pending())
+    assert first is second
+
+    other = msgspec.structs.replace(demand("s1", "a"), choices=(Choice("q", "", (Unit("proxy:q"),)),))
+    catalog.request_lease(other)
+    catalog.cancel_request(alike[1])
+    assert [one.demand for one in catalog.pending()] == [other]
+    catalog.request_lease(msgspec.structs.replace(other, choices=(Choice("r", "", ()),)))
+    assert catalog._database.number("SELECT count(*) FROM choices") == 2  # those of the first two are gone
 
 
 def test_a_late_renewal_is_good_as_long_as_nobody_gave_the_lease_away(catalog: Catalog) -> None:

@@ -18,6 +18,8 @@ from vbrcore.balancer.room import Capacities, Closed
 # Ageing lifts the lowest rank to its end in that time; nobody may then wait for longer than the rest of the work twice.
 _AGEING_S = (AGEING_ENDS_AT - 110) * 36.0
 
+_SHUT_S = 3600.0  # how long a window stays shut after its end
+
 
 class Scheduler(Protocol):
     """What the balancer's queue does, for others to be compared with."""
@@ -83,9 +85,8 @@ class Play:
         """Play to the end, or to where nothing moves any more."""
         for job in self._world.jobs:
             self._at(job.starts, lambda job=job: self._begin(job))  # type: ignore[misc]
-            for moment in (job.opens, job.closes):
-                if moment:
-                    self._at(max(moment, self._begun), self._look_at_windows)
+            for moment in (job.opens, job.closes, job.closes + _SHUT_S) if job.closes else ():
+                self._at(max(moment, self._begun), self._look_at_windows)
         self._look_at_windows()
         for failure in self._world.failures:
             self._at(failure.at, lambda one=failure: self._fail(one.proxy, one.at + one.length_s))  # type: ignore[misc]
@@ -156,13 +157,11 @@ class Play:
         for job in self._world.jobs:
             # After its end this window does not open again today: what is left runs once all others are done.
             name = f"window:{job.name}"
-            if job.closes and not job.opens <= self._now < job.closes and self._now < job.closes + 3600:
+            if job.closes and not job.opens <= self._now < job.closes and self._now < job.closes + _SHUT_S:
                 self._closed[name] = Closed("outside_window", "the window of the job is closed", until=job.opens)
             elif self._closed.pop(name, None) is None:
                 continue
             self._closes_changed = True
-            if self._now >= job.closes:
-                self._at(job.closes + 3600, self._look_at_windows)
 
     def _give_back(self, run: _Run, more: list[str]) -> None:
         run.is_over = True
@@ -220,7 +219,7 @@ class Play:
             self._violate(f"deadlock: {disks - self._done} of {disks} disks never ended")
         if any(self._ledger.values()):
             self._violate("units were never given back")
-        closed_s = max((max(job.closes + 3600 - job.starts, 0) for job in self._world.jobs if job.closes), default=0)
+        closed_s = max((max(job.closes + _SHUT_S - job.starts, 0) for job in self._world.jobs if job.closes), default=0)
         if outcome.longest_wait_s > _AGEING_S + closed_s + 2 * outcome.bound_s:
             self._violate(f"starvation: somebody waited for {outcome.longest_wait_s:.0f} s")
         return outcome

@@ -9,9 +9,10 @@ import pytest
 
 from tests.simulation.baselines import Simple, baselines, ours
 from tests.simulation.play import Play
+from tests.simulation.steady import play_steady
 from tests.simulation.world import make_world
 from vbrcore.balancer.demand import Pending
-from vbrcore.balancer.queue import Granted, Queue
+from vbrcore.balancer.queue import Queue
 from vbrcore.balancer.room import Capacities
 
 PROGRAM = Path(__file__).resolve().parents[2] / "bench" / "simulate.py"
@@ -46,14 +47,10 @@ def test_simpler_schedulers_take_longer_or_get_stuck() -> None:
             assert outcome.ratio > best, name
 
 
-class _Generous(Queue):
-    """Gives a unit back that it has not got."""
-
-    def grant(self, now: float) -> Granted:
-        for name in list(self.room.used):
-            if name.startswith("proxy:"):
-                self.room.used[name] = 0
-        return super().grant(now)
+def _generous(capacities: Capacities, now: float) -> Queue:
+    """Gives units that there are not."""
+    limits = {name: count * 2 if name.startswith("proxy:") else count for name, count in capacities.limits.items()}
+    return Queue(Capacities(limits), {}, (), now)
 
 
 class _Deaf(Simple):
@@ -69,13 +66,20 @@ class _Deaf(Simple):
 
 def test_what_a_wrong_scheduler_does_is_seen() -> None:
     world = make_world(0, disks=100, proxies=4, repositories=2)
-    found = Play(world, lambda capacities, now: _Generous(capacities, {}, (), now)).run().violations
+    found = Play(world, _generous).run().violations
     assert any("over-committed" in text for text in found)
 
     def deaf(capacities: Capacities, _now: float) -> _Deaf:
         return _Deaf(capacities, lambda choices, _: choices[0], strict=False)
 
     assert any("deadlock" in text for text in Play(world, deaf).run().violations)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_queue_of_which_the_ended_come_again_goes_on(seed: int) -> None:
+    found = play_steady(make_world(seed, **SMALL), 600)
+    assert found.assignments >= 600
+    assert found.pending_least >= SMALL["disks"] - 2 * SMALL["proxies"]
 
 
 def test_the_program_sums_up() -> None:

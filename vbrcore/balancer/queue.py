@@ -6,14 +6,16 @@ seconds and share no resource.
 """
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from vbrcore.balancer.demand import Choice, Demand, Grant, Pending, Wait
-from vbrcore.balancer.group import Entry, Group, Options
-from vbrcore.balancer.rank import Key, order_key, quarter
-from vbrcore.balancer.room import Capacities, Closed, Room
+from vbrcore.balancer.group import Entry, Group
+from vbrcore.balancer.options import Options
+from vbrcore.balancer.rank import Key, order_key, quarter, rank
+from vbrcore.balancer.room import Capacities, Closed, Room, kind_of
 
 RESERVATION_AFTER_S = 600.0
 _REVIEW_EVERY_S = 10.0
@@ -21,7 +23,8 @@ _NEVER = float("-inf")
 # Whoever waits for one of these could not use slots that are kept for it.
 _NOT_RESERVABLE = frozenset({"chain", "machine", "datastore"})
 _Shape = tuple[object, ...]
-_Look = tuple[Key, int, int, Group, bool]  # place in the group; whether it looks whatever came back
+_START, _KEEP = 0, 1  # what a look is for: to start, or, later, to have units kept
+_Look = tuple[Key, int, int, Group, bool]  # its number, for equals; whether it looks whatever came back
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -57,18 +60,18 @@ class Queue:
 
     def add(self, pending: Pending, now: float) -> None:
         """Let a demand wait from now on."""
-        entry = Entry(pending, order_key(pending.demand, now))
-        group = self._group(pending.demand)
-        group.add(entry)
-        self._waiting[pending.demand.demand_id] = group, entry
-        self._awake[id(group)] = group
-        for name, _ in entry.machines:
-            self._users.setdefault(name, {})[id(group)] = group
+        group, entry = self._admit(pending, now)
+        if entry.passed_since is None:
+            heapq.heappush(self._unpassed, entry.key)
+        self._enter(group, entry)
 
     def withdraw(self, demand_id: str) -> None:
         """Forget a demand; one that does not wait is no error."""
         if (found := self._waiting.pop(demand_id, None)) is not None:
-            found[0].entries.remove(found[1])
+            group, entry = found
+            if entry in group.entries:
+                group.entries.remove(entry)
+            self._wake(group)
             self._reviewed = _NEVER
 
     def give_back(self, resources: Iterable[str]) -> None:
@@ -76,13 +79,9 @@ class Queue:
         for name in resources:
             # Who needs a unit of what was not used up is not waiting for it.
             was_short = self.room.is_full(name, self._largest.get(name, 1))
-            self.room.used[name] -= 1
+            self.room.give_back(name)
             if was_short:
-                self._returned.add(name)
-                for number, group in self._users.get(name, {}).items():
-                    group.freed.add(name)
-                    if not group.asleep_on or group.asleep_on == name:
-                        self._awake[number] = group
+                self._came_back(name)
 
     def set_capacities(self, capacities: Capacities, now: float) -> None:
         """Go on with other limits, or with other things closed."""
@@ -95,12 +94,13 @@ class Queue:
         names = before.closed.keys() | capacities.closed.keys()
         changed = {name for name in names if before.closed.get(name) != capacities.closed.get(name)}
         for options in self._options.values():
-            if not changed.isdisjoint(options.names):
-                options.look(capacities)
+            if not options.names.isdisjoint(changed):
+                options.look(self.room)
+                self._awake[id(options)] = options
         for group in self._groups.values():
             if group.heeds(changed):
-                group.begin(group.options, self.room)
-                self._awake[id(group)] = group
+                group.begin(self.room)
+                self._wake(group)
 
     # --- decisions --------------------------------------------------------------------------------
 
@@ -119,28 +119,24 @@ class Queue:
             grants.append(Grant(entry.demand.demand_id, choice.server, choice.mode))
             self._take(group, entry, choice)
             last = entry.key if last is None else max(last, entry.key)
-        passed = (
-            frozenset[str]()
-            if last is None
-            else frozenset(
-                name
-                for one in self._groups.values()
-                if one.unpassed and one.unpassed[0][0] < last
-                for name in one.pass_before(last, now, self._waiting)
-            )
-        )
-        return Granted(tuple(grants), passed)
+        return Granted(tuple(grants), frozenset() if last is None else frozenset(self._passed_before(last, now)))
 
     def waits(self) -> tuple[Wait, ...]:
         """Say of each demand that waits, in order, why it does."""
-        common: dict[int, Closed] = {}
+        kept_for = sorted({key for key, _ in self.room.kept.values()})
+        common: dict[tuple[int, int], Closed] = {}
+
+        def why(group: Group, entry: Entry) -> Closed:
+            # Who has the same kept units before it lacks the same at the same choices.
+            alike = id(group.options), bisect_left(kept_for, entry.key)
+            if alike not in common:
+                common[alike] = group.options.why(self.room, entry.demand, entry.key)
+            return common[alike]
+
         found = []
-        for place, (group, entry) in enumerate(sorted(self._waiting.values(), key=lambda pair: pair[1].key), 1):
-            if self.room.first_full(entry.machines):
-                why = group.why(self.room, entry)
-            else:
-                why = common.get(id(group)) or common.setdefault(id(group), group.why(self.room, entry))
-            found.append(Wait(entry.demand.demand_id, why.reason, why.detail, place))
+        for place, (group, entry) in enumerate(self.waiting(), 1):
+            lack = group.own_lack(self.room, entry) or why(group, entry)
+            found.append(Wait(entry.demand.demand_id, lack.reason, lack.detail, place))
         return tuple(found)
 
     def waiting(self) -> list[tuple[Group, Entry]]:
@@ -150,132 +146,216 @@ class Queue:
     def _look(self, now: float, *, review: bool) -> Iterator[tuple[Group, Entry, Choice]]:
         """Yield what fits, one after the other; what was yielded must be taken before the next is asked for."""
         free = self._free()
-        heap: list[_Look] = [
-            (group.entries[0].key, 0, number, group, group.must_look)
-            for number, group in self._awake.items()
-            if group.entries and (group.must_look or not group.freed.isdisjoint(free))
-        ]
-        if review:
-            heap += [
-                (group.entries[0].key, 0, id(group), group, True)
-                for group in self._groups.values()
-                if group.entries and id(group) not in self._awake and self._waits_long(group.entries[0], now)
-            ]
-        heapq.heapify(heap)
+        heap = self._looks(free, now, review=review)
         while heap:
-            key, place, number, group, _ = heapq.heappop(heap)
-            entry = group.entries[place]
-            if self.room.first_full(entry.machines):
-                place += 1
-            elif number in self._awake and (option := group.choose(self.room, key)) is not None:
+            key, step, number, group, _ = heapq.heappop(heap)
+            if not group.entries or group.entries[0].key != key:
+                continue
+            entry, options = group.entries[0], group.options
+            if name := self.room.first_full(entry.machines):
+                self._set_aside(name, group, entry)
+            elif step == _KEEP:
+                self._keep(group, entry)
+                continue
+            elif group.has_room(self.room, key):
+                if (option := options.choose(self.room, key)) is None:
+                    self._awake.pop(number, None)
+                    continue
                 yield group, entry, option.choice
                 if self._free() != free:
                     # Whoever was woken by what is used up again need not look.
                     free = self._free()
-                    heap = [one for one in heap if one[4] or not one[3].freed.isdisjoint(free)]
+                    heap = [one for one in heap if one[4] or not one[3].options.freed.isdisjoint(free)]
                     heapq.heapify(heap)
-            else:
-                self._leave(group, entry, now, review=review)
-                continue
-            if place < len(group.entries):
-                heapq.heappush(heap, (group.entries[place].key, place, number, group, True))
-            else:
-                self._awake.pop(number, None)
+            if review and self._waits_long(group, now):
+                heapq.heappush(heap, (group.entries[0].key, _KEEP, id(group), group, True))
+            if step == _START:
+                self._go_on(options, heap)
         self._returned.clear()
 
-    def _free(self) -> list[str]:
-        return [name for name in self._returned if not self.room.is_full(name)]
+    def _looks(self, free: set[str], now: float, *, review: bool) -> list[_Look]:
+        """Return what there is to look at, as a heap."""
+        heap: list[_Look] = [
+            (head[0], _START, number, head[2], options.must_look)
+            for number, options in self._awake.items()
+            if (options.must_look or not options.freed.isdisjoint(free)) and (head := options.first())
+        ]
+        if review:
+            heap += [
+                (group.entries[0].key, _KEEP, id(group), group, True)
+                for group in self._groups.values()
+                if not group.asleep_on and self._waits_long(group, now)
+            ]
+        heapq.heapify(heap)
+        return heap
 
-    def _leave(self, group: Group, entry: Entry, now: float, *, review: bool) -> None:
-        """Let a group wait until something comes back that it lacks."""
-        self._awake.pop(id(group), None)
-        if not review or not self._waits_long(entry, now):
-            return
-        if self.room.first_full(group.shared).partition(":")[0] not in _NOT_RESERVABLE:
+    def _free(self) -> set[str]:
+        return self._returned - self.room.full
+
+    def _go_on(self, options: Options, heap: list[_Look]) -> None:
+        """Look at the next of those that may choose alike, when its turn comes."""
+        if (head := options.first()) is not None:
+            heapq.heappush(heap, (head[0], _START, id(options), head[2], True))
+        else:
+            self._awake.pop(id(options), None)
+
+    def _set_aside(self, machine: str, group: Group, entry: Entry) -> None:
+        """Let a demand wait outside its group until its machine comes back, so that others of the group can start."""
+        group.entries.remove(entry)
+        self._aside.setdefault(machine, []).append((group, entry))
+        group.options.put(group)
+
+    def _keep(self, group: Group, entry: Entry) -> None:
+        if kind_of(self.room.first_full(group.shared)) not in _NOT_RESERVABLE:
             group.keep(self.room, entry)
 
     def _wake_kept_back(self) -> None:
         """Look again at those from whom free units were kept."""
+        for options in self._options.values():
+            if options.is_kept_back:
+                options.must_look = True
+                self._awake[id(options)] = options
         for group in self._groups.values():
             if group.is_kept_back:
-                group.must_look = True
-                self._awake[id(group)] = group
+                group.is_kept_back = False
+                self._wake(group)
 
-    def _waits_long(self, entry: Entry, now: float) -> bool:
-        return entry.passed_since is not None and now - entry.passed_since >= self._reservation_after_s
+    def _waits_long(self, group: Group, now: float) -> bool:
+        """Return whether the first of a group was passed long ago."""
+        since = group.entries[0].passed_since if group.entries else None
+        return since is not None and now - since >= self._reservation_after_s
 
     def _take(self, group: Group, entry: Entry, choice: Choice) -> None:
         demand = entry.demand
         group.entries.remove(entry)
+        group.options.put(group)
         del self._waiting[demand.demand_id]
         for unit in (*demand.machine_units, *demand.units, *choice.units):
-            self.room.used[unit.resource] += 1
+            self.room.take(unit.resource)
         if any(key == entry.key for key, _ in self.room.kept.values()):
             self.room.kept = {name: kept for name, kept in self.room.kept.items() if kept[0] != entry.key}
             self._wake_kept_back()
 
-    # --- groups -------------------------------------------------------------------------------------
+    def _passed_before(self, last: Key, now: float) -> Iterator[str]:
+        """Note that one with this key started: yield the ids of those that were passed for the first time."""
+        while self._unpassed and self._unpassed[0] < last:
+            key = heapq.heappop(self._unpassed)
+            _, entry = self._waiting.get(key[-1], (None, None))
+            if entry is not None and entry.key == key and entry.passed_since is None:
+                entry.passed_since = now
+                yield key[-1]
+
+    # --- what waits ---------------------------------------------------------------------------------
 
     def _begin(self, pending: Iterable[Pending], now: float) -> None:
         self._quarter = quarter(now)
         self._reviewed = _NEVER
         self._groups: dict[_Shape, Group] = {}
-        self._awake: dict[int, Group] = {}
+        self._options: dict[_Shape, Options] = {}
+        self._awake: dict[int, Options] = {}
         self._returned: set[str] = set()
-        self._users: dict[str, dict[int, Group]] = {}
+        self._users: dict[str, list[Options]] = {}
+        self._stores: dict[str, list[Group]] = {}
+        self._aside: dict[str, list[tuple[Group, Entry]]] = {}
         self._largest: dict[str, int] = {}
-        self._options: dict[object, Options] = {}
         self._choices: dict[int, tuple[int, tuple[Choice, ...]]] = {}
         self._choices_equal: dict[tuple[Choice, ...], int] = {}
         self._waiting: dict[str, tuple[Group, Entry]] = {}
         for one in pending:
-            self.add(one, now)
+            group, entry = self._admit(one, now)
+            group.entries.append(entry)
+        self._sort()
 
     def _reorder(self, now: float) -> None:
-        """Follow the ranks, which change by quarters of an hour; forget groups of which nothing waits."""
+        """Follow the ranks, which change by quarters of an hour: the rest of a key stays, and many have the same rank.
+
+        Forget groups of which nothing waits.
+        """
         self._quarter = quarter(now)
         self._reviewed = _NEVER
-        for shape, group in list(self._groups.items()):
-            if group.entries:
-                group.reorder(now)
-            else:
-                del self._groups[shape]
-                self._awake.pop(id(group), None)
-        alive = {id(group) for group in self._groups.values()}
-        for name, users in list(self._users.items()):
-            self._users[name] = {number: group for number, group in users.items() if number in alive}
-            if not self._users[name]:
-                del self._users[name]
+        ranks: dict[tuple[int, bool, float, float], int] = {}
+        for _, entry in self._waiting.values():
+            demand = entry.demand
+            alike = demand.class_rank, demand.manual, demand.created, demand.ages_from
+            if (found := ranks.get(alike)) is None:
+                found = ranks[alike] = -rank(demand, now)
+            if found != entry.key[0]:
+                entry.key = (found, *entry.key[1:])
+        waited_for = {id(group) for group, _ in self._waiting.values()}
+        self._groups = {shape: group for shape, group in self._groups.items() if id(group) in waited_for}
+        self._stores.clear()
+        for group in self._groups.values():
+            self._register(group)
+        for options in self._options.values():
+            options.heads.clear()
+        self._sort()
+
+    def _sort(self) -> None:
+        """Put all in order, and look at all again."""
+        self._unpassed = [entry.key for _, entry in self._waiting.values() if entry.passed_since is None]
+        heapq.heapify(self._unpassed)
+        for group in self._groups.values():
+            group.entries.sort(key=lambda one: one.key)
+            self._wake(group)
+
+    def _admit(self, pending: Pending, now: float) -> tuple[Group, Entry]:
+        found = self._group(pending.demand), Entry(pending, order_key(pending.demand, now))
+        self._waiting[pending.demand.demand_id] = found
+        return found
+
+    def _enter(self, group: Group, entry: Entry) -> None:
+        """Let a demand be looked at: where it is not the first of its group, the first one is."""
+        group.add(entry)
+        if group.entries[0] is entry:
+            self._wake(group)
+
+    def _wake(self, group: Group) -> None:
+        group.options.put(group)
+        group.options.must_look = True
+        self._awake[id(group.options)] = group.options
+
+    def _came_back(self, name: str) -> None:
+        """Have those look again who waited for it."""
+        self._returned.add(name)
+        for options in self._users.get(name, ()):
+            options.freed.add(name)
+            if not options.asleep_on or options.asleep_on == name:
+                self._awake[id(options)] = options
+        for group in self._stores.get(name, ()):
+            if group.asleep_on == name:
+                group.asleep_on = ""
+                self._wake(group)
+        for group, entry in self._aside.pop(name, ()):
+            if self._waiting.get(entry.demand.demand_id) == (group, entry):
+                self._enter(group, entry)
+
+    # --- groups -------------------------------------------------------------------------------------
 
     def _group(self, demand: Demand) -> Group:
         stores = tuple(unit for unit in demand.machine_units if not unit.resource.startswith("machine:"))
-        same_choices = (
-            demand.units,
-            self._number(demand.choices),
-            demand.writes,
-            demand.only_read,
-            demand.wait_for_best,
-        )
-        shape = (stores, demand.gates, same_choices)
+        options = self._options_of(demand)
+        shape = (stores, demand.gates, id(options))
         group = self._groups.get(shape)
         if group is None:
-            group = self._groups[shape] = Group(demand, self._options_of(same_choices, demand), self.room)
+            group = self._groups[shape] = Group(demand, options, self.room)
             self._register(group)
         return group
 
-    def _options_of(self, same_choices: object, demand: Demand) -> Options:
-        options = self._options.get(same_choices)
-        if options is None:
-            options = self._options[same_choices] = Options(demand, self.room)
-        return options
-
     def _register(self, group: Group) -> None:
-        """Have it told what comes back, and know of what it needs more than one unit."""
-        for name in group.names():
-            self._users.setdefault(name, {})[id(group)] = group
-        for name, count in group.counts():
-            if count > self._largest.get(name, 1):
-                self._largest[name] = count
+        for name, count in group.stores:
+            self._stores.setdefault(name, []).append(group)
+            self._largest[name] = max(count, self._largest.get(name, 1))
+
+    def _options_of(self, demand: Demand) -> Options:
+        shape = (demand.units, self._number(demand.choices), demand.writes, demand.only_read, demand.wait_for_best)
+        options = self._options.get(shape)
+        if options is None:
+            options = self._options[shape] = Options(demand, self.room)
+            for name in options.names:
+                self._users.setdefault(name, []).append(options)
+            for name, count in options.several().items():
+                self._largest[name] = max(count, self._largest.get(name, 1))
+        return options
 
     def _number(self, choices: tuple[Choice, ...]) -> int:
         """Return the same number for equal choices. Most are the very same object, so their values are hashed once."""

@@ -67,13 +67,29 @@ class Capacities(msgspec.Struct, frozen=True):
 
 
 class Room:
-    """Units taken and kept. A unit that is kept is free only for those who come before whom it is kept for."""
+    """Units taken and kept. A unit that is kept is free only for those who come before whom it is kept for.
+
+    `full`: the resources of which not a single unit is left; of what has a limit of none, only those that were named.
+    """
 
     def __init__(self, capacities: Capacities, held: Mapping[str, int]) -> None:
         self.capacities = capacities
         self.used = Counter(held)
         self.kept: dict[str, tuple[Key, int]] = {}
-        self._limits: dict[str, int] = {}
+        self._limits = dict(capacities.limits)
+        self.full = {name for name in (*capacities.limits, *self.used) if self.is_full(name)}
+
+    def take(self, resource: str) -> None:
+        """Take one unit, whether there is one or not."""
+        self.used[resource] += 1
+        if self.is_full(resource):
+            self.full.add(resource)
+
+    def give_back(self, resource: str) -> None:
+        """Free one unit."""
+        self.used[resource] -= 1
+        if not self.is_full(resource):
+            self.full.discard(resource)
 
     def limit(self, resource: str) -> int:
         found = self._limits.get(resource)
@@ -81,15 +97,20 @@ class Room:
             found = self._limits[resource] = self.capacities.limit(resource)
         return found
 
+    def takes_nothing(self, demand: Demand, needs: Iterable[tuple[str, int]]) -> bool:
+        """Return whether something of it is closed to a demand, or has fewer units than are needed."""
+        closed = self.capacities.closed
+        return any(
+            count > self.limit(name) or (name in closed and closed[name].to(demand, name)) for name, count in needs
+        )
+
     def is_full(self, resource: str, count: int = 1) -> bool:
         return count > self.limit(resource) - self.used.get(resource, 0)
 
     def first_full(self, needs: Iterable[tuple[str, int]]) -> str:
-        """Return the first resource that lacks units; "": none does."""
-        limits, used = self._limits, self.used
+        """Return the first resource that lacks units; "": none does. All have a limit."""
         for resource, count in needs:
-            limit = limits.get(resource)
-            if count > (self.limit(resource) if limit is None else limit) - used.get(resource, 0):
+            if resource in self.full or (count > 1 and self.is_full(resource, count)):
                 return resource
         return ""
 
@@ -107,13 +128,13 @@ class Room:
         kept_for = self.kept.get(resource)
         return 0 if kept_for is None or key <= kept_for[0] else kept_for[1]
 
-    def keeps_any(self, needs: Iterable[tuple[str, int]]) -> bool:
+    def keeps_any(self, resources: Iterable[str]) -> bool:
         """Return whether some of these resources are kept already: nobody else can have them kept."""
-        return any(resource in self.kept for resource, _ in needs)
+        return not self.kept.keys().isdisjoint(resources)
 
     def keep(self, needs: Mapping[str, int], key: Key) -> bool:
         """Keep units, unless some of these resources are kept already; return whether they are kept now."""
-        if any(resource in self.kept for resource in needs):
+        if self.keeps_any(needs):
             return False
         self.kept.update((resource, (key, count)) for resource, count in needs.items())
         return True

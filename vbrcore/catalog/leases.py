@@ -8,9 +8,11 @@ import msgspec
 
 from vbrcore.balancer.demand import Decisions, Demand, Grant, Pending, units_taken
 from vbrcore.catalog.base import Rows
-from vbrcore.catalog.database import NOW
+from vbrcore.catalog.database import NOW, Database
+from vbrcore.catalog.requests import Requests, put_request
 from vbrcore.model.errors import LeaseLost
 from vbrcore.model.times import LEASE_S
+from vbrcore.secrets.deployment import DeploymentKey
 
 Decide = Callable[[Mapping[str, int], Sequence[Pending], float], Decisions]
 _OF_SESSION = ("holders", "leases", "requests", "grants")
@@ -38,6 +40,10 @@ class Held(msgspec.Struct, frozen=True):
 class LeaseRows(Rows):
     """A session holds units under scopes; all of them end with its lease, 60 s after it was last renewed."""
 
+    def __init__(self, database: Database, key: DeploymentKey) -> None:
+        super().__init__(database, key)
+        self._requests = Requests()
+
     # --- asked by managers ----------------------------------------------------------------------
 
     def request_lease(self, demand: Demand) -> None:
@@ -45,11 +51,7 @@ class LeaseRows(Rows):
         with self._database.write() as connection:
             _held(connection, demand.session_id)
             connection.execute("DELETE FROM grants WHERE demand_id = ?", (demand.demand_id,))
-            connection.execute(
-                "INSERT OR REPLACE INTO requests (demand_id, session_id, demand, reason, detail, place)"
-                " VALUES (?, ?, ?, '', '', 0)",
-                (demand.demand_id, demand.session_id, msgspec.json.encode(demand).decode()),
-            )
+            put_request(connection, demand)
 
     def granted(self, demand_id: str) -> Grant | None:
         """Return the grant of a demand, or None while it waits."""
@@ -150,15 +152,19 @@ class LeaseRows(Rows):
 
     def pending(self) -> tuple[Pending, ...]:
         """Return what was asked for and is not granted yet."""
-        return tuple(map(_pending, self._database.rows("SELECT demand, passed_since FROM requests")))
+        return tuple(pending for _, pending in self._requests.read(self._database.rows))
+
+    def is_asked(self) -> bool:
+        """Return whether anything waits."""
+        return self._database.row("SELECT 1 FROM requests LIMIT 1") is not None
 
     def balance(self, decide: Decide) -> int:
         """Let `decide(held, pending, now)` grant in one transaction; return how many grants were made."""
-        if self._database.row("SELECT 1 FROM requests LIMIT 1") is None:
+        if not self.is_asked():
             return 0
         with self._database.write() as connection:
-            requests = connection.execute("SELECT * FROM requests").fetchall()
-            pending = {row["demand_id"]: _pending(row) for row in requests}
+            requests = list(self._requests.read(connection.execute))
+            pending = {one.demand.demand_id: one for _, one in requests}
             held = {
                 row["resource"]: row["units"]
                 for row in connection.execute("SELECT resource, count(*) AS units FROM leases GROUP BY resource")
@@ -167,22 +173,20 @@ class LeaseRows(Rows):
             decisions = decide(held, list(pending.values()), now)
             for grant in decisions.grants:
                 _grant(connection, pending[grant.demand_id].demand, grant)
-            before = {row["demand_id"]: (row["reason"], row["detail"], row["place"]) for row in requests}
-            for wait in decisions.waits:
-                if before[wait.demand_id] != (wait.reason, wait.detail, wait.place):
-                    connection.execute(
-                        "UPDATE requests SET reason = ?, detail = ?, place = ? WHERE demand_id = ?",
-                        (wait.reason, wait.detail, wait.place, wait.demand_id),
-                    )
+            before = {row["demand_id"]: (row["reason"], row["detail"], row["place"]) for row, _ in requests}
+            connection.executemany(
+                "UPDATE requests SET reason = ?, detail = ?, place = ? WHERE demand_id = ?",
+                [
+                    (wait.reason, wait.detail, wait.place, wait.demand_id)
+                    for wait in decisions.waits
+                    if before[wait.demand_id] != (wait.reason, wait.detail, wait.place)
+                ],
+            )
             connection.executemany(
                 "UPDATE requests SET passed_since = ? WHERE demand_id = ? AND passed_since IS NULL",
                 [(now, demand_id) for demand_id in decisions.passed],
             )
         return len(decisions.grants)
-
-
-def _pending(row: sqlite3.Row) -> Pending:
-    return Pending(msgspec.json.decode(row["demand"], type=Demand), row["passed_since"])
 
 
 def _held(connection: sqlite3.Connection, session_id: str) -> None:

@@ -284,8 +284,10 @@ def _add_servers(tables: "sqlite_utils.Database") -> None:
         ("jobs", "wait_for_best", "INTEGER NOT NULL DEFAULT 0"),
         ("tasks", "mode", "TEXT NOT NULL DEFAULT ''"),
         ("tasks", "why", "TEXT NOT NULL DEFAULT ''"),
+        ("requests", "choices_id", "TEXT NOT NULL DEFAULT ''"),
     ):
         tables.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    _table(tables, "choices", {"choices_id": str, "choices": str}, key="choices_id")
     _table(
         tables,
         "server_states",

@@ -35,7 +35,7 @@ def default_slots() -> int:
 
 def balance(catalog: Catalog, elsewhere: ClosedElsewhere) -> int:
     """Grant what fits; return how many grants were made."""
-    if not catalog.waiting():
+    if not catalog.is_asked():
         return 0
     return catalog.balance(functools.partial(decide, capacities_of(catalog, elsewhere)))
 
