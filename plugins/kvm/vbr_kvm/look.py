@@ -19,7 +19,7 @@ from vbrcore.plugins.api import ManagedHost
 
 def look_here(settings: KvmSettings) -> tuple[Finding, ...]:
     """Look at this machine's libvirt. Raises `HypervisorUnreachable`, `PermissionRefused`, `HypervisorFailed`."""
-    lacking = _unreadable(LocalHost(settings))
+    lacking = unreadable_images(LocalHost(settings))
     return (images_unreadable(getpass.getuser(), lacking[0], len(lacking) - 1),) if lacking else ()
 
 
@@ -27,7 +27,7 @@ def look_there(settings: KvmSettings, managed: ManagedHost) -> tuple[Finding, ..
     """Look at a managed server's. Raises why it cannot be logged in to, and `HypervisorFailed`."""
     with contextlib.closing(RemoteHost(settings, managed)) as host:
         try:
-            lacking = _unreadable(host)
+            lacking = unreadable_images(host)
         except VbrError as error:
             found = kvm_findings(host.facts)
             return found if any(one.level == "error" for one in found) else (finding_of(error), *found)
@@ -39,7 +39,7 @@ def look_there(settings: KvmSettings, managed: ManagedHost) -> tuple[Finding, ..
         return (images_unreadable(facts.user, lacking[0], len(lacking) - 1), *found)
 
 
-def _unreadable(host: KvmHost) -> list[str]:
+def unreadable_images(host: KvmHost) -> list[str]:
     """Return the images of all machines that cannot be read."""
     connection = host.open_libvirt()
     try:
