@@ -4,7 +4,7 @@ Each entry imports its part only when it is the one asked for, so that a mover s
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,10 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vbrcore.transport.server import main as transport  # noqa: PLC0415
 
             return transport(args[1:])
-        case ["job-manager", *_]:
-            from vbrcore.manager.main import main as manager  # noqa: PLC0415
-
-            return manager(args[1:])
+        case ["job-manager" | "hypervisor-check" as name, *_]:
+            return _of_the_manager(name)(args[1:])
         case ["service", "run"]:
             from vbrcore.service.main import main as service  # noqa: PLC0415
 
@@ -35,6 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vbrcore.cli.main import main as command  # noqa: PLC0415
 
             return command(args)
+
+
+def _of_the_manager(name: str) -> Callable[[Sequence[str]], int]:
+    """Return a process that may run plugins: a session's, or the short one that has one look."""
+    if name == "job-manager":
+        from vbrcore.manager.main import main as manager  # noqa: PLC0415
+
+        return manager
+    from vbrcore.manager.look import main as look  # noqa: PLC0415
+
+    return look
 
 
 if __name__ == "__main__":

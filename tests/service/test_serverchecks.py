@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from vbrcore.model.inventory import Server, SshAccess
-from vbrcore.model.serverfacts import ServerFacts
+from vbrcore.model.inventory import Hypervisor, Server, SshAccess
+from vbrcore.model.serverfacts import Finding, ServerFacts
 from vbrcore.service.serverchecks import findings
 
 SERVER = Server("s", "far", ("proxy",), 4, 4, ssh=SshAccess("far", "backup", "ssh-ed25519 AAAA"))
@@ -55,7 +55,25 @@ def test_what_is_missing_is_named_with_a_way_to_mend_it(
 def test_a_host_without_roles_needs_no_python() -> None:
     host = msgspec.structs.replace(SERVER, roles=())
     (found,) = findings(host, msgspec.structs.replace(GOOD, python=""))
-    assert found.level == "warning"
+    assert found.level == "note"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cache_error": "read-only"}, {"free_bytes": 10}, {"ports_free": 0}, {"reach_error": "no answer"}]
+)
+def test_a_host_without_roles_lacks_nothing_that_only_movers_need(changes: dict[str, object]) -> None:
+    facts = msgspec.structs.replace(GOOD, **changes)
+    assert findings(SERVER, facts)
+    assert findings(msgspec.structs.replace(SERVER, roles=()), facts) == ()
+
+
+def test_what_plugins_found_is_said_of_the_hypervisors_that_are_still_tied() -> None:
+    denied = Finding("libvirt_denied", "user vbr may not", "usermod")
+    facts = msgspec.structs.replace(GOOD, hypervisors={"h1": (denied,), "h2": (denied,), "gone": (denied,)})
+    tied = Hypervisor("h1", "vms", "kvm", {}, server="far")
+    elsewhere = Hypervisor("h2", "others", "kvm", {}, server="near")
+    (found,) = findings(SERVER, facts, (tied, elsewhere))
+    assert found == Finding("libvirt_denied", "hypervisor vms: user vbr may not", "usermod")
 
 
 @pytest.mark.parametrize(

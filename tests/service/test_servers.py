@@ -156,7 +156,7 @@ def test_a_server_without_python_says_what_to_install(vbr: Vbr, bare_sshd: Sshd)
     assert "install" in finding["hint"]
     assert "python_missing" in vbr("server", "check", "far", exit_code=20).stdout
     vbr("server", "edit", "far", "--no-role")  # a hypervisor's host needs none
-    assert vbr.json("server", "check", "far")["findings"][0]["level"] == "warning"
+    assert vbr.json("server", "check", "far")["findings"][0]["level"] == "note"
 
 
 def test_what_a_login_shell_prints_is_passed_over(add_server: Callable[..., ServerView], sshd: Sshd) -> None:

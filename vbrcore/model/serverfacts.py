@@ -4,8 +4,27 @@ from typing import Literal
 
 import msgspec
 
+from vbrcore.model.errors import VbrError
+
 MACHINES = ("x86_64", "aarch64")
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 13)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a check found. `code` is machine-readable; `hint`: how to mend it.
+
+    `error`: what it is there for does not work so; `warning`: something does not; `note`: good to know, nothing lacks.
+    """
+
+    code: str
+    text: str
+    hint: str
+    level: Literal["error", "warning", "note"] = "error"
+
+
+def finding_of(error: VbrError) -> Finding:
+    """Return an error that a check met as what it found."""
+    return Finding(error.code, str(error), error.hint)
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
@@ -15,7 +34,8 @@ class ServerFacts(msgspec.Struct, frozen=True):
     there and back at most. `cache`: the directory for the bundle; `cache_error`: why nothing can be written there;
     `free_bytes`: of its file system. `bundle`: the version that lies there ("": none yet). `ports_free`: how many of
     the server's data ports can be listened on; `reached_port`: the one that was tried from the backup server;
-    `reach_error`: why that did not get through ("": it did, or was not tried).
+    `reach_error`: why that did not get through ("": it did, or was not tried). `hypervisors`: what the plugins found of
+    those that are tied to it, by hypervisor id.
     """
 
     os: str = ""
@@ -32,6 +52,7 @@ class ServerFacts(msgspec.Struct, frozen=True):
     ports_free: int = 0
     reached_port: int = 0
     reach_error: str = ""
+    hypervisors: dict[str, tuple[Finding, ...]] = {}
 
     @property
     def os_is_linux(self) -> bool:
@@ -48,15 +69,6 @@ class ServerFacts(msgspec.Struct, frozen=True):
     @property
     def can_run_movers(self) -> bool:
         return self.os_is_linux and self.machine in MACHINES and self.python_fits and not self.cache_error
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What a check found. `code` is machine-readable; `hint`: how to mend it. `error`: it is of no use so."""
-
-    code: str
-    text: str
-    hint: str
-    level: Literal["error", "warning"] = "error"
 
 
 class ServerState(msgspec.Struct, frozen=True):

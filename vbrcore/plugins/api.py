@@ -6,12 +6,13 @@ another machine. See docs/plugins.md.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from vbrcore.model.errors import InvalidValue
 from vbrcore.model.inventory import Machine, SshAccess
+from vbrcore.model.serverfacts import Finding
 
 API_VERSION = "2.0"
 
@@ -247,3 +248,14 @@ class Plugin(Protocol):
 
     def transport_modes(self, machine: Machine, server: str, host: ManagedHost | None) -> Sequence[str]:
         """Return the modes in which a mover on `server` can read this machine, best first (empty: none)."""
+
+
+@runtime_checkable
+class Looks(Protocol):
+    """What a plugin may have beside `Plugin`: what `server check` says of a hypervisor is then more than an error."""
+
+    def look(self, settings: msgspec.Struct, secrets: Mapping[str, str], host: ManagedHost | None) -> Sequence[Finding]:
+        """Say what keeps machines there from being backed up or restored, and what to do about it. Changes nothing.
+
+        As `connect`, in a process of its own; may raise the same.
+        """

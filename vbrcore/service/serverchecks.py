@@ -1,11 +1,14 @@
 """What is missing on a managed server, and how to mend it: pure checks over what was found there.
 
 A check is a function of the server and its facts; whoever has another one adds it to `CHECKS`.
+A server without roles runs no mover: what only movers need is not missing there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from vbrcore.model.inventory import Server
+import msgspec
+
+from vbrcore.model.inventory import Hypervisor, Server
 from vbrcore.model.serverfacts import MACHINES, Finding, ServerFacts
 
 _LEAST_SPACE_BYTES = 1 << 30
@@ -14,17 +17,26 @@ _CLOCK_OFF_S = 60.0
 Check = Callable[[Server, ServerFacts], Iterator[Finding]]
 
 
-def findings(server: Server, facts: ServerFacts) -> tuple[Finding, ...]:
-    """Run all checks, in their order."""
-    return tuple(finding for check in CHECKS for finding in check(server, facts))
+def findings(server: Server, facts: ServerFacts, hypervisors: Iterable[Hypervisor] = ()) -> tuple[Finding, ...]:
+    """Run all checks, in their order; then comes what plugins found of those `hypervisors` that are tied to it."""
+    found = [finding for check in CHECKS for finding in check(server, facts)]
+    for one in hypervisors:
+        if one.server == server.name:
+            found += [_of_hypervisor(one, finding) for finding in facts.hypervisors.get(one.hypervisor_id, ())]
+    return tuple(found)
 
 
-def _system(_server: Server, facts: ServerFacts) -> Iterator[Finding]:
+def _of_hypervisor(hypervisor: Hypervisor, finding: Finding) -> Finding:
+    return msgspec.structs.replace(finding, text=f"hypervisor {hypervisor.name}: {finding.text}")
+
+
+def _system(server: Server, facts: ServerFacts) -> Iterator[Finding]:
     if not facts.os_is_linux or facts.machine not in MACHINES:
         yield Finding(
             "system_unsuitable",
             f"it runs {facts.os or 'an unknown system'} on {facts.machine or 'an unknown machine'}",
             f"movers run on Linux, on {' and '.join(MACHINES)}",
+            level="error" if server.roles else "note",
         )
 
 
@@ -37,11 +49,13 @@ def _python(server: Server, facts: ServerFacts) -> Iterator[Finding]:
         f"{found} is there, movers need 3.11 to 3.13",
         "install it with the system's packages, e.g. 'apt install python3' or 'dnf install python3.12'; no root and no"
         " internet is needed after that",
-        level="error" if server.roles else "warning",
+        level="error" if server.roles else "note",
     )
 
 
-def _cache(_server: Server, facts: ServerFacts) -> Iterator[Finding]:
+def _cache(server: Server, facts: ServerFacts) -> Iterator[Finding]:
+    if not server.roles:
+        return
     if facts.cache_error:
         yield Finding(
             "cache_not_writable",
@@ -58,7 +72,7 @@ def _cache(_server: Server, facts: ServerFacts) -> Iterator[Finding]:
 
 
 def _ports(server: Server, facts: ServerFacts) -> Iterator[Finding]:
-    if not facts.python:
+    if not facts.python or not server.roles:
         return
     low, high = server.ports
     if not facts.ports_free:

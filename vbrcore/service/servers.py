@@ -11,10 +11,11 @@ from vbrcore.api import operations, servers, types
 from vbrcore.catalog.catalog import Catalog
 from vbrcore.model.errors import AlreadyExists, CanNeverRun, InUse, InvalidValue, NotFound
 from vbrcore.model.ids import new_id
-from vbrcore.model.inventory import LOCAL_SERVER, Server, ServerRole, SshAccess
+from vbrcore.model.inventory import LOCAL_SERVER, Hypervisor, Server, ServerRole, SshAccess
 from vbrcore.model.serverfacts import ServerFacts, ServerState
 from vbrcore.secrets.secret import Secret
 from vbrcore.service.balancing import check_can_be_used, check_can_run
+from vbrcore.service.looking import look_at_hypervisors
 from vbrcore.service.routes import Call, Routes
 from vbrcore.service.serverchecks import findings
 from vbrcore.service.serverwatch import look_at
@@ -103,7 +104,8 @@ def _slots(facts: ServerFacts) -> int:
 def _list(call: Call, _request: types.Nothing) -> tuple[servers.ServerView, ...]:
     catalog = call.service.catalog
     used, states = catalog.usage(), catalog.server_states()
-    return tuple(_view(one, states.get(one.server_id), used) for one in catalog.servers())
+    hypervisors = catalog.hypervisors()
+    return tuple(_view(one, states.get(one.server_id), used, hypervisors) for one in catalog.servers())
 
 
 def _show(call: Call, request: types.ByName) -> servers.ServerView:
@@ -115,6 +117,9 @@ async def _check(call: Call, request: types.ByName) -> servers.ServerView:
     catalog = call.service.catalog
     server = await asyncio.to_thread(find_server, catalog, request.name)
     await call.service.servers.check(server)
+    tied = [one for one in await asyncio.to_thread(catalog.hypervisors) if one.server == server.name]
+    found = await look_at_hypervisors(call.service.home, tied)
+    await asyncio.to_thread(catalog.note_hypervisors, server.server_id, found)
     return await asyncio.to_thread(_view_of, catalog, server.server_id)
 
 
@@ -229,10 +234,13 @@ def _check_settings(server: Server) -> None:
 
 
 def _view_of(catalog: Catalog, server_id: str) -> servers.ServerView:
-    return _view(catalog.server(server_id), catalog.server_states().get(server_id), catalog.usage())
+    state = catalog.server_states().get(server_id)
+    return _view(catalog.server(server_id), state, catalog.usage(), catalog.hypervisors())
 
 
-def _view(server: Server, state: ServerState | None, used: Counter[str]) -> servers.ServerView:
+def _view(
+    server: Server, state: ServerState | None, used: Counter[str], hypervisors: Iterable[Hypervisor]
+) -> servers.ServerView:
     state = state or ServerState(server.server_id)
     ssh, facts = server.ssh, state.facts
     view = servers.ServerView(
@@ -266,5 +274,5 @@ def _view(server: Server, state: ServerState | None, used: Counter[str]) -> serv
         connect_s=facts.connect_s,
         clock_offset_s=facts.clock_offset_s,
         free_bytes=facts.free_bytes,
-        findings=findings(server, facts),
+        findings=findings(server, facts, hypervisors),
     )

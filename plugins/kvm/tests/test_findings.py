@@ -34,7 +34,7 @@ def test_nothing_is_found_where_all_is_well() -> None:
         ({"programs": frozenset({"qemu-img"})}, "qemu_utils_missing", "warning", "qemu-utils"),
         ({"unreadable": "/var/lib/libvirt/images/a"}, "images_unreadable", "warning", "setfacl"),
         ({"images_writable": False}, "images_read_only", "warning", "--directory"),
-        ({"python": ""}, "host_mode_missing", "warning", "python3"),
+        ({"python": ""}, "host_mode_missing", "note", "python3"),
     ],
 )
 def test_each_lack_is_named(changes: dict[str, object], code: str, level: str, words: str) -> None:
@@ -45,4 +45,4 @@ def test_each_lack_is_named(changes: dict[str, object], code: str, level: str, w
 
 def test_errors_come_first() -> None:
     found = kvm_findings(facts(python="", socket="", programs=frozenset()))
-    assert [finding.level for finding in found] == ["error", "warning", "warning"]
+    assert [finding.level for finding in found] == ["error", "warning", "note"]

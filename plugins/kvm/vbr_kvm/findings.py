@@ -33,6 +33,7 @@ if [ -d "$images" ]; then
     if [ "$unreadable" ]; then echo "unreadable $unreadable"; fi
 fi
 """
+_LEVELS = ("error", "warning", "note")
 _PROGRAMS = ("qemu-nbd", "qemu-img")
 
 
@@ -77,7 +78,7 @@ def ask(host: SshHost) -> KvmFacts:
 def kvm_findings(facts: KvmFacts) -> tuple[Finding, ...]:
     """Return what keeps machines there from being backed up or restored, worst first, and what to do about it."""
     found = [*_libvirt(facts), *_programs(facts), *_files(facts), *_python(facts)]
-    return tuple(sorted(found, key=lambda finding: finding.level != "error"))
+    return tuple(sorted(found, key=lambda finding: _LEVELS.index(finding.level)))
 
 
 def _libvirt(facts: KvmFacts) -> Iterator[Finding]:
@@ -108,13 +109,7 @@ def _programs(facts: KvmFacts) -> Iterator[Finding]:
 
 def _files(facts: KvmFacts) -> Iterator[Finding]:
     if facts.unreadable:
-        yield Finding(
-            "images_unreadable",
-            f"user {facts.user} cannot read {facts.unreadable}",
-            "log in as root, or let the user read the images (setfacl -m u:USER:r): else machines that are off, and"
-            " their NVRAM and TPM state, are not read",
-            level="warning",
-        )
+        yield images_unreadable(facts.user, facts.unreadable)
     if not facts.images_writable:
         yield Finding(
             "images_read_only",
@@ -124,11 +119,22 @@ def _files(facts: KvmFacts) -> Iterator[Finding]:
         )
 
 
+def images_unreadable(user: str, path: str, others: int = 0) -> Finding:
+    """Say that a user cannot read an image, and as many others."""
+    return Finding(
+        "images_unreadable",
+        f"user {user} cannot read {path}" + (f" and {others} other images" if others else ""),
+        f"log in as root, or let the user read the images (setfacl -m u:{user}:r FILE, and u:{user}:x for the"
+        " directories above): else machines that are off, and their NVRAM and TPM state, are not read",
+        level="warning",
+    )
+
+
 def _python(facts: KvmFacts) -> Iterator[Finding]:
     if not facts.python:
         yield Finding(
             "host_mode_missing",
-            "no Python from 3.11 to 3.13 is there: disks are read through the tunnel, by a proxy elsewhere",
-            "install python3 and give the server the role proxy, and its disks are read on the host itself",
-            level="warning",
+            "no Python from 3.11 to 3.13 is there: mode host is not possible, mode tunnel is, by a proxy elsewhere",
+            "nothing need be done; with python3 and the role proxy its disks are read on the host itself",
+            level="note",
         )

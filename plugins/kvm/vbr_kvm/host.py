@@ -5,6 +5,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +53,9 @@ class KvmHost(Protocol):
 
     def stamp(self, path: str) -> str:
         """Return what changes when an image is written or replaced. Raises `SnapshotInvalid`, `PermissionRefused`."""
+
+    def unreadable(self, paths: Sequence[str]) -> list[str]:
+        """Return those of `paths` that we cannot read there."""
 
     def readable(self, path: str, what: str, warnings: list[str]) -> str:
         """Return `path` if it can be read, else ""; with a warning unless there is nothing."""
@@ -138,6 +142,9 @@ class LocalHost:
 
     def stamp(self, path: str) -> str:
         return offline.stamp(path)
+
+    def unreadable(self, paths: Sequence[str]) -> list[str]:
+        return [path for path in paths if not os.access(path, os.R_OK)]
 
     def readable(self, path: str, what: str, warnings: list[str]) -> str:
         return kept.readable(path, what, warnings)

@@ -9,6 +9,7 @@ from vbr_kvm.settings import KvmSettings
 from vbr_kvm.ways import HOST, TUNNEL
 from vbrcore.model.errors import InvalidValue, PluginBroken
 from vbrcore.model.inventory import LOCAL_SERVER, Machine
+from vbrcore.model.serverfacts import Finding
 from vbrcore.plugins.api import API_VERSION, Hypervisor, ManagedHost, PluginInfo
 
 URIS = ("qemu:///system", "qemu:///session")
@@ -38,15 +39,27 @@ class KvmPlugin:
             )
 
     def connect(self, settings: msgspec.Struct, secrets: Mapping[str, str], host: ManagedHost | None) -> Hypervisor:  # noqa: ARG002 (no secrets)
-        self.check(settings, has_host=host is not None)
-        wanted = _settings(settings)
-        if host is not None:
-            _check_same(wanted.uri, host)
+        wanted = self._fitting(settings, host)
         try:
             from vbr_kvm.hypervisor import KvmHypervisor  # noqa: PLC0415 (libvirt is needed from here on)
         except ImportError as error:
             raise PluginBroken(f"libvirt-python cannot be imported: {error}") from error
         return KvmHypervisor(wanted, host)
+
+    def look(self, settings: msgspec.Struct, secrets: Mapping[str, str], host: ManagedHost | None) -> Sequence[Finding]:  # noqa: ARG002 (no secrets)
+        wanted = self._fitting(settings, host)
+        try:
+            from vbr_kvm.look import look_here, look_there  # noqa: PLC0415
+        except ImportError as error:
+            raise PluginBroken(f"libvirt-python cannot be imported: {error}") from error
+        return look_here(wanted) if host is None else look_there(wanted, host)
+
+    def _fitting(self, settings: msgspec.Struct, host: ManagedHost | None) -> KvmSettings:
+        self.check(settings, has_host=host is not None)
+        wanted = _settings(settings)
+        if host is not None:
+            _check_same(wanted.uri, host)
+        return wanted
 
     def transport_modes(self, machine: Machine, server: str, host: ManagedHost | None) -> Sequence[str]:  # noqa: ARG002 (all machines alike)
         if host is None:

@@ -1,5 +1,6 @@
 """The verbs of `host.KvmHost` on a managed server: constant scripts and SFTP over SSH, no Python there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ fi
 _READABLE = """
 if ! [ -e "$1" ]; then echo absent; elif [ -r "$1" ]; then echo readable; else echo denied; fi
 """
+_UNREADABLE = 'for path; do [ -r "$path" ] || printf "%s\\n" "$path"; done'
 _TPM_ACCOUNT = "if id tss >/dev/null 2>&1; then id -u tss; id -g tss; fi"
 _BITMAPS = 'exec qemu-img info --force-share --output=json -f qcow2 "$1"'
 _HEAD = '[ -r "$1" ] && exec head -c 8 "$1"; exit 0'
@@ -158,6 +160,9 @@ class RemoteHost:
         if found == "gone":
             raise SnapshotInvalid(f"{path}: the image is gone")
         return found
+
+    def unreadable(self, paths: Sequence[str]) -> list[str]:
+        return self._ask(_UNREADABLE, *paths).splitlines() if paths else []
 
     def readable(self, path: str, what: str, warnings: list[str]) -> str:
         if not path:
