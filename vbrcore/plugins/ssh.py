@@ -312,6 +312,7 @@ class SshHost:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # what was closed is given back in the loop's next round
 
     def _open(self) -> "asyncssh.SSHClientConnection":
         if self._connection is None or self._connection.is_closed():
@@ -408,6 +409,8 @@ async def _both_ways(reader: Any, writer: Any, far_reader: Any, far_writer: Any)
         await asyncio.gather(*ways, return_exceptions=True)
         writer.close()
         far_writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _copy(source: Any, sink: Any) -> None:
