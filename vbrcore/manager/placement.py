@@ -62,6 +62,7 @@ def placed(
     wishes = Wishes(
         modes=ranked_modes(modes[one.name] for one in servers),
         site=host.site if host is not None else "",
+        repository_site=beside.site,
         own_host=hypervisor.server,
         affinity=repository.proxy_affinity,
         only=job.proxies,
