@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -137,12 +138,16 @@ def test_a_gateway_that_comes_back_after_its_successor_wrote_changes_nothing(sce
     scene.assert_whole("replaced", content)
 
 
+def is_quiet(scene: Scene, host: str) -> bool:
+    return not scene.processes(host, "vbrcore")
+
+
 def test_nothing_stays_on_the_servers_but_the_bundle(scene: Scene) -> None:
     content = set_up(scene, "tidy", "repo2")
     scene.assert_whole("tidy", content)
     scene.vbr("service", "stop")
     for name, host in scene.lab.hosts.items():
-        wait_for(lambda name=name: not scene.processes(name, "vbrcore"), f"processes are left on {name}", 30)
+        wait_for(partial(is_quiet, scene, name), f"processes are left on {name}", 30)
         assert not scene.processes(name, "python"), name
         ports = {line.split()[4].rsplit(":", 1)[1] for line in scene.lab.exec(name, "ss", "-Hltn").splitlines()}
         assert ports <= {"22", "139", "445"}, name
