@@ -100,6 +100,7 @@ class Lab:
         self.directory = directory
         self.tag = hashlib.sha256(os.fsencode(directory)).hexdigest()[:5]
         self.file = directory / "lab.json"
+        self.images = directory / "images"
         self.state: dict[str, Any] = json.loads(self.file.read_text("utf-8")) if self.file.exists() else {}
 
     # Names
@@ -171,7 +172,7 @@ class Lab:
     # Up
 
     def up(self, mbit: int, delay_ms: int) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         with locked(self.directory / "lock"):
             self.state = json.loads(self.file.read_text("utf-8")) if self.file.exists() else {}
             if self.state.get("complete") and self.whole():
@@ -197,6 +198,8 @@ class Lab:
         )
 
     def begin(self) -> None:
+        (self.directory / "hosts").mkdir(mode=0o700)
+        self.images.mkdir(mode=0o755)
         key = self.directory / "id_ed25519"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", key)
         password = self.directory / "password"
@@ -208,6 +211,7 @@ class Lab:
             "user": USER,
             "password_file": str(password),
             "share": f"//{{}}/{SHARE}",
+            "images": str(self.images),
             "hosts": {},
         }
 
@@ -282,7 +286,7 @@ class Lab:
             str(path) for path in hidden if not any(path != other and path.is_relative_to(other) for other in hidden)
         ]
         python = "yes" if host["python"] else "no"
-        run(*self.inside(name)[:6], "sh", SCRIPTS / "lab-host", place, name, python, *outermost)
+        run(*self.inside(name)[:6], "sh", SCRIPTS / "lab-host", place, name, python, self.images, *outermost)
         names = "".join(f"{one['address']} {other}\n" for other, one in self.state["hosts"].items())
         self.put(name, "/etc/hosts", f"127.0.0.1 localhost\n{self.state['server']} server\n{names}")
         self.put(name, "/etc/hostname", f"{name}\n")

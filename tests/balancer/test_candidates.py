@@ -133,6 +133,17 @@ def test_what_decided_is_said_in_the_words_of_the_table() -> None:
     ]
 
 
+def test_data_of_a_machine_that_every_server_reaches_stays_at_the_site_of_the_repository() -> None:
+    proxies = [proxy("here", site="a"), proxy("there", site="b"), proxy("preferred", site="a")]
+    wishes = Wishes(MODES, repository_site="b", affinity=("preferred",))
+    found = candidates(proxies, wishes, "r").choices
+    assert [one.server for one in found if one.mode == "direct"] == ["there", "preferred", "here"]
+    assert why_taken(found, Grant("d", "there", "direct")).split("; ")[-1] == "same site as the repository's server"
+    # The machine's own site comes first: there its data is read over the network once.
+    found = candidates(proxies, msgspec.structs.replace(wishes, site="a"), "r").choices
+    assert [one.server for one in found if one.mode == "direct"] == ["preferred", "here", "there"]
+
+
 def test_modes_that_servers_offer_make_one_order() -> None:
     assert ranked_modes([("tunnel",), ("host", "tunnel")]) == ("host", "tunnel")
     assert ranked_modes([("b", "c"), ("a", "c"), ("a", "b"), ()]) == ("a", "b", "c")

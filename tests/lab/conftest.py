@@ -15,6 +15,9 @@ from typing import Any
 import asyncssh
 import pytest
 
+from tests.conftest import Vbr, stop_processes_of
+from tests.lab.scene import Scene
+
 SCRIPT = Path(__file__).resolve().parents[2] / "script" / "lab"
 
 
@@ -101,3 +104,22 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
     for name, state in shared_lab.status()["hosts"].items():
         if not state["connected"] or not state["processes"]:
             shared_lab.mend(name)
+
+
+@pytest.fixture(scope="session")
+def shared_scene(shared_lab: Lab) -> Iterator[Scene]:
+    home = Path(tempfile.mkdtemp(prefix="vbr-", dir="/tmp"))
+    try:
+        yield Scene(Vbr(home), shared_lab)
+        left = stop_processes_of(home)
+    finally:
+        stop_processes_of(home)
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(Path(shared_lab.state["images"], home.name), ignore_errors=True)
+    assert left == {}, "processes outlived the tests"
+
+
+@pytest.fixture
+def scene(shared_scene: Scene, lab: Lab) -> Scene:  # noqa: ARG001 - which mends what the test broke
+    """Give one deployment over the whole lab, made once for all tests."""
+    return shared_scene

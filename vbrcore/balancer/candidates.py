@@ -8,7 +8,7 @@ from vbrcore.balancer import words
 from vbrcore.balancer.demand import Choice, Excluded, Grant, Unit
 
 # What lacking it costs: the first weighs more than all later ones. The least loaded is found at the decision.
-_MERITS = {"own_host": 4, "same_site": 2, "affinity": 1}
+_MERITS = {"own_host": 8, "same_site": 4, "repository_site": 2, "affinity": 1}
 
 
 class Proxy(msgspec.Struct, frozen=True):
@@ -31,11 +31,12 @@ class Wishes(msgspec.Struct, frozen=True):
     """What a job and a machine ask for. `modes`: all of the plugin, best first. Names are those of servers.
 
     `only`: the job's list of proxies (empty: any). `affinity`: those the repository prefers. `own_host`: the server
-    where the machine runs. `site`: that of the machine ("": no site).
+    where the machine runs. `site`: that of the machine, `repository_site`: where its backup is written ("": no site).
     """
 
     modes: tuple[str, ...]
     site: str = ""
+    repository_site: str = ""
     own_host: str = ""
     affinity: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -47,7 +48,7 @@ class Candidates(msgspec.Struct, frozen=True):
 
 
 def candidates(proxies: Iterable[Proxy], wishes: Wishes, repository_server_id: str) -> Candidates:
-    """Order: best transport mode, own host, same site, affinity; then the least loaded, at the time of the decision.
+    """Order: best transport mode, own host, the machine's site, the repository's site, affinity; then the least loaded.
 
     A server that is away stays a candidate: its resources are closed until it is back.
     """
@@ -130,6 +131,7 @@ def _merits(proxy: Proxy, wishes: Wishes) -> dict[str, bool]:
     wanted: dict[str, tuple[Collection[str], str]] = {
         "own_host": ((wishes.own_host,), proxy.name),
         "same_site": ((wishes.site,), proxy.site),
+        "repository_site": ((wishes.repository_site,), proxy.site),
         "affinity": (wishes.affinity, proxy.name),
     }
     return {code: value in values for code, (values, value) in wanted.items() if any(values)}

@@ -18,6 +18,7 @@ PLACEMENT = (
     Step("best_mode", "best transport mode"),
     Step("own_host", "the machine's own host"),
     Step("same_site", "same site as the machine"),
+    Step("repository_site", "same site as the repository's server"),
     Step("affinity", "preferred by the repository"),
     Step("least_loaded", "least loaded: free / all slots"),
 )

@@ -6,7 +6,7 @@ import msgspec
 
 from vbrcore.balancer.candidates import Candidates, Proxy, Wishes, candidates, ranked_modes
 from vbrcore.model.errors import CanNeverRun, NoRoute
-from vbrcore.model.inventory import Hypervisor, Machine, Repository, Server
+from vbrcore.model.inventory import LOCAL_SERVER, Hypervisor, Machine, Repository, Server
 from vbrcore.model.job import Job
 from vbrcore.model.routes import has_route
 from vbrcore.plugins.api import ManagedHost, Plugin
@@ -33,7 +33,7 @@ class Placement(msgspec.Struct, frozen=True):
         found = placed(
             self.job,
             self.repository,
-            self.hypervisor,
+            self._host(),
             servers=self.servers,
             beside=self.beside,
             modes=modes,
@@ -46,23 +46,32 @@ class Placement(msgspec.Struct, frozen=True):
             raise CanNeverRun(f"no proxy can read the disks of {machine.name} ({why})")
         return found
 
+    def _host(self) -> str:
+        """Return where machines stand. That a hypervisor which is no server is asked from here says nothing of it."""
+        asked_here = self.plugin.info.proxy_mode == "separate" and self.hypervisor.server == LOCAL_SERVER
+        return "" if asked_here else self.hypervisor.server
+
 
 def placed(
     job: Job,
     repository: Repository,
-    hypervisor: Hypervisor,
+    own_host: str,
     *,
     servers: Sequence[Server],
     beside: Server,
     modes: Mapping[str, Sequence[str]],
     unfit: Collection[str] = (),
 ) -> Candidates:
-    """Return the candidates; `modes`: what the plugin offers at each server, by its name, best first."""
-    host = next((one for one in servers if one.name == hypervisor.server), None)
+    """Return the candidates; `modes`: what the plugin offers at each server, by its name, best first.
+
+    `own_host`: the server where the machine stands ("": nowhere in particular, its disks are read over a network).
+    """
+    host = next((one for one in servers if one.name == own_host), None)
     wishes = Wishes(
         modes=ranked_modes(modes[one.name] for one in servers),
         site=host.site if host is not None else "",
-        own_host=hypervisor.server,
+        repository_site=beside.site,
+        own_host=own_host,
         affinity=repository.proxy_affinity,
         only=job.proxies,
     )

@@ -1,7 +1,8 @@
 """One source mover for one attempt of one task."""
 
+import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.keys import RepositoryKeys
@@ -52,12 +53,31 @@ async def run_mover(
     handle = await crew.start(role, task_id=work.task_id, disk=f"{machine}/{disk}", server=server)
     try:
         await handle.send(work)
-        async with share.kept(handle) if share is not None else contextlib.nullcontext():
+        async with _ending_with(target, handle), share.kept(handle) if share is not None else contextlib.nullcontext():
             return await _follow(
                 handle, work.task_id, machine=machine, disk=disk, log=log, progress=progress, keys=keys, target=target
             )
     finally:
         await handle.kill()
+
+
+@contextlib.asynccontextmanager
+async def _ending_with(target: TargetRun | None, handle: MoverHandle) -> AsyncIterator[None]:
+    """Kill the mover when its target is lost: one that is stopped keeps its connection, and would be waited for."""
+    if target is None:
+        yield
+        return
+
+    async def end() -> None:
+        await target.gone.wait()
+        await handle.kill()
+
+    watch = asyncio.create_task(end(), name="ending-with-target")
+    try:
+        yield
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
 
 
 async def _follow(

@@ -67,6 +67,7 @@ class TargetRun:
         self.base_point_ids = set(ready.base_point_ids)
         self.warnings = (*ready.warnings, *spoilt)
         self.lost: VbrError | None = None
+        self.gone = asyncio.Event()  # set with `lost`
         self.stored_bytes = 0
         self.progress: Progress | None = None
         self._handle = handle
@@ -220,6 +221,7 @@ class TargetRun:
     def _fail(self, error: VbrError) -> None:
         if self.lost is None:
             self.lost = error
+            self.gone.set()
             self._log.error(f"target mover: {error}")
         for commit in self._commits.values():
             _refuse(commit, self.lost)
