@@ -96,6 +96,10 @@ class Scene:
         """The chain has no damage, and its newest point is the machine as it is."""
         (chain,) = self.vbr.json("health", "check", job, "--deep")["report"]["chains"]
         assert chain["finding_count"] == 0
+        file = self.vbr.home / f"{job}.raw"
+        self.vbr("restore", "disk", self.points(job)[-1], "disk.raw", "--output", file, "--format", "raw")
+        assert file.read_bytes() == content  # here, wherever the repository is
+        file.unlink()
         name = f"restored-{job}"
         self.vbr("restore", "machine", self.points(job)[-1], "--hypervisor", "images", "--name", name)
         try:

@@ -3,13 +3,17 @@
 import asyncio
 import time
 
+import msgspec
+
 from vbrcore.catalog.catalog import StoredPoint
 from vbrcore.manager.context import Context
 from vbrcore.manager.demands import read_demand
 from vbrcore.manager.keys import RepositoryKeys
-from vbrcore.manager.source import run_mover
+from vbrcore.manager.sinking import far_sink
+from vbrcore.manager.source import Peer, run_mover
 from vbrcore.model.errors import ProtocolError, VbrError, error_from
 from vbrcore.model.ids import new_id
+from vbrcore.model.inventory import LOCAL_SERVER
 from vbrcore.model.session import Task
 from vbrcore.mover.messages import (
     Configuration,
@@ -129,12 +133,13 @@ async def _attempts(
     raise ProtocolError(f"{task.machine}/{task.disk}: no attempt left")
 
 
-async def until_stopped(
-    context: Context, task: Task, work: RestoreWork | ExamineWork, keys: RepositoryKeys, *, server: str
+async def _with_sink(
+    context: Context, task: Task, work: RestoreWork | ExamineWork, keys: RepositoryKeys, server: str
 ) -> DiskDone | RestoreDone | Examined:
-    """Run the mover; a request to stop ends it, because a restore is not half done gracefully."""
-    running = asyncio.create_task(
-        run_mover(
+    """Run the mover beside the repository; a sink that belongs to this machine is opened here."""
+
+    async def run(work: RestoreWork | ExamineWork, peer: Peer | None = None) -> DiskDone | RestoreDone | Examined:
+        return await run_mover(
             context.crew,
             "restore",
             work,
@@ -144,8 +149,21 @@ async def until_stopped(
             log=context.log,
             progress=lambda message: context.live.update(task.task_id, message),
             keys=keys,
+            target=peer,
         )
-    )
+
+    spec = work.sink if isinstance(work, RestoreWork) else None
+    if spec is None or spec.anywhere or server == LOCAL_SERVER:
+        return await run(work)
+    async with far_sink(context, task, spec, repository_server=server) as sink:
+        return await run(msgspec.structs.replace(work, sink=None, endpoint=sink.endpoint), sink)
+
+
+async def until_stopped(
+    context: Context, task: Task, work: RestoreWork | ExamineWork, keys: RepositoryKeys, *, server: str
+) -> DiskDone | RestoreDone | Examined:
+    """Run the mover; a request to stop ends it, because a restore is not half done gracefully."""
+    running = asyncio.create_task(_with_sink(context, task, work, keys, server))
     stopping = asyncio.create_task(context.stop.requested.wait())
     lost = asyncio.create_task(context.leases.lost.wait())
     try:

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from vbrcore.manager.crew import Crew
 from vbrcore.manager.keys import RepositoryKeys
 from vbrcore.manager.log import SessionLog
 from vbrcore.manager.share import Share
-from vbrcore.manager.target import TargetRun
 from vbrcore.model.errors import MoverLost, ProtocolError, error_from
 from vbrcore.mover.messages import (
     CopyWork,
@@ -31,6 +31,15 @@ from vbrcore.transport.client import MoverHandle
 from vbrcore.transport.messages import Role
 
 
+class Peer(Protocol):
+    """What a mover sends to: `gone` is set when it is lost, `dial` makes it dial a mover that listens."""
+
+    @property
+    def gone(self) -> asyncio.Event: ...
+
+    async def dial(self, task_id: str, port: int) -> None: ...
+
+
 async def run_mover(
     crew: Crew,
     role: Role,
@@ -42,7 +51,7 @@ async def run_mover(
     log: SessionLog,
     progress: Callable[[Progress], None],
     keys: RepositoryKeys | None = None,
-    target: TargetRun | None = None,
+    target: Peer | None = None,
     share: Share | None = None,
 ) -> DiskDone | RestoreDone | Examined:
     """Start a mover on a server, give it its work, and return what it did. It is gone when this returns or raises.
@@ -62,7 +71,7 @@ async def run_mover(
 
 
 @contextlib.asynccontextmanager
-async def _ending_with(target: TargetRun | None, handle: MoverHandle) -> AsyncIterator[None]:
+async def _ending_with(target: Peer | None, handle: MoverHandle) -> AsyncIterator[None]:
     """Kill the mover when its target is lost: one that is stopped keeps its connection, and would be waited for."""
     if target is None:
         yield
@@ -89,7 +98,7 @@ async def _follow(
     log: SessionLog,
     progress: Callable[[Progress], None],
     keys: RepositoryKeys | None,
-    target: TargetRun | None,
+    target: Peer | None,
 ) -> DiskDone | RestoreDone | Examined:
     done: DiskDone | RestoreDone | Examined | None = None
     while True:
@@ -115,7 +124,7 @@ async def _follow(
 
 
 async def _meet(
-    need: KeyWanted | Listening, handle: MoverHandle, keys: RepositoryKeys | None, target: TargetRun | None
+    need: KeyWanted | Listening, handle: MoverHandle, keys: RepositoryKeys | None, target: Peer | None
 ) -> None:
     """Give a mover what it waits for: the key of its chain, or its target."""
     if isinstance(need, KeyWanted) and keys is not None:

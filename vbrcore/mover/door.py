@@ -14,7 +14,6 @@ from vbrcore.mover.tls import TlsConnection, opened
 
 MAX_STRANGERS: Final = 8  # connections that have not proved anything yet
 OPEN_S: Final = 120.0  # how long a source may take to start and to come
-_TARGET_S: Final = 30.0  # a target runs already
 _MAX_WORDS: Final = 20  # log lines about those who were turned away
 
 
@@ -105,7 +104,7 @@ def _drop(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def wait_for(endpoint: Endpoint, proof: Proof, announcer: Announcer) -> TlsConnection:
+def wait_for(endpoint: Endpoint, proof: Proof, announcer: Announcer, patience_s: float) -> TlsConnection:
     """Listen until the peer has come. Raises `PeerRefused` when it does not, and what `Door` raises."""
     came = threading.Event()
     found: list[TlsConnection] = []
@@ -117,8 +116,8 @@ def wait_for(endpoint: Endpoint, proof: Proof, announcer: Announcer) -> TlsConne
     door = Door(endpoint, proof, on_open, announcer.warn)
     try:
         announcer.listening(door.port)
-        if not came.wait(_TARGET_S):
-            raise PeerRefused(f"the target mover did not come to port {door.port} within {_TARGET_S:.0f} s")
+        if not came.wait(patience_s):
+            raise PeerRefused(f"the other mover did not come to port {door.port} within {patience_s:.0f} s")
     finally:
         door.close()
     return found[0]

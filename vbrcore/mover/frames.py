@@ -6,6 +6,11 @@ Both lengths are bounded before memory is taken. The source speaks first (HELLO)
 
     source: HELLO  ASK(id, digests)  BLOCK(row, stored bytes)  PAGE(digest)  DONE
     target: WELCOME  ANSWER(id, one byte per digest)  PAGE_DATA(found, content)  CONFIRMED  REFUSED(error)
+
+A restore whose sink is open on another server sends, in place of the source:
+
+    restore: HELLO  WRITE(offset, checksum, content)  ZERO(offset, length)  DONE
+    sink: WELCOME(one byte: whether all must come in the order of the disk)  CONFIRMED (durable)  REFUSED(error)
 """
 
 import contextlib
@@ -27,6 +32,8 @@ ASK: Final = 2
 BLOCK: Final = 3
 PAGE: Final = 4
 DONE: Final = 5
+WRITE: Final = 6
+ZERO: Final = 7
 WELCOME: Final = 16
 ANSWER: Final = 17
 PAGE_DATA: Final = 18
@@ -43,6 +50,7 @@ HEADER_BYTES: Final = _HEADER.size
 MAX_META_BYTES: Final = 64 * 1024
 MAX_ASK_DIGESTS: Final = 1024
 ASK_ID: Final = struct.Struct("<I")
+_RANGE: Final = struct.Struct("<QQ")
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -181,6 +189,23 @@ def unpack_block(meta: bytes, payload_bytes: int) -> Row:
     if row.stored_length != payload_bytes:
         raise ProtocolError("a block's row and its frame disagree about its length")
     return row
+
+
+def pack_write(offset: int, payload: bytes | bytearray | memoryview) -> bytes:
+    """Return the meta part of a WRITE: where the payload belongs in the disk, and its checksum."""
+    return _RANGE.pack(offset, checksum(payload))
+
+
+def pack_zero(offset: int, length: int) -> bytes:
+    return _RANGE.pack(offset, length)
+
+
+def unpack_range(meta: bytes) -> tuple[int, int]:
+    """Return (offset, checksum of a WRITE or length of a ZERO). Raises `ProtocolError`."""
+    if len(meta) != _RANGE.size:
+        raise ProtocolError("a range has a wrong length")
+    offset, value = _RANGE.unpack(meta)
+    return offset, value
 
 
 def pack_error(error: ErrorInfo) -> bytes:

@@ -22,7 +22,7 @@ from vbrcore.mover.process import die_with_parent, parse_options
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The command line. The ids are there to be seen in a process list."""
 
-    role: Literal["source", "target", "restore", "copy", "storage"]
+    role: Literal["source", "target", "restore", "copy", "storage", "sink"]
     job_id: str
     session_id: str
     task_id: str = ""
@@ -65,6 +65,8 @@ def _run(role: str, control: Control) -> None:
             from vbrcore.mover.copying import run  # noqa: PLC0415
         case "storage":
             from vbrcore.mover.storekeeper import run  # noqa: PLC0415
+        case "sink":
+            from vbrcore.mover.sink import run  # noqa: PLC0415
         case _:
             from vbrcore.mover.restore import run  # noqa: PLC0415
     run(control)

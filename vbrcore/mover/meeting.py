@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from vbrcore.model.errors import MoverLost, ProtocolError
 from vbrcore.mover.messages import Endpoint
@@ -10,6 +10,9 @@ from vbrcore.mover.sockets import connect_to
 
 if TYPE_CHECKING:
     from vbrcore.mover.tls import TlsConnection
+
+
+_TARGET_S: Final = 30.0  # a target runs already
 
 
 class Announcer(Protocol):
@@ -20,8 +23,10 @@ class Announcer(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-def meet(endpoint: Endpoint, announcer: Announcer | None = None) -> "socket.socket | TlsConnection":
-    """Return the connection to the other mover. Where this one listens, `announcer` says so.
+def meet(
+    endpoint: Endpoint, announcer: Announcer | None = None, patience_s: float = _TARGET_S
+) -> "socket.socket | TlsConnection":
+    """Return the connection to the other mover. Where this one listens, `announcer` says so, for `patience_s`.
 
     Raises `MoverLost` when nobody is there, `PeerRefused` when it is somebody else, `NoFreePort`, `NoDataAddress`.
     """
@@ -36,7 +41,7 @@ def meet(endpoint: Endpoint, announcer: Announcer | None = None) -> "socket.sock
         raise ProtocolError("this mover cannot listen")
     from vbrcore.mover.door import wait_for  # noqa: PLC0415 - on one server no mover needs TLS
 
-    return wait_for(endpoint, endpoint.proof, announcer)
+    return wait_for(endpoint, endpoint.proof, announcer, patience_s)
 
 
 def dialled(endpoint: Endpoint) -> "TlsConnection":

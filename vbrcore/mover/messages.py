@@ -193,7 +193,8 @@ class RestoreWork(Message, frozen=True):
     """Write one disk of a point to a sink, or (without sink) check it; `deep` recomputes digests.
 
     `disk_number` is the disk's place in the point: in an encrypted chain its id cannot be read without the key.
-    `encrypted`: the repository is, so a chain that is not is somebody else's and refused.
+    `encrypted`: the repository is, so a chain that is not is somebody else's and refused. `endpoint`: where a sink
+    mover on another server has the sink, which is None here.
     """
 
     task_id: str
@@ -206,6 +207,15 @@ class RestoreWork(Message, frozen=True):
     deep: bool = False
     disk_number: int = 0
     encrypted: bool = False
+    endpoint: Endpoint | None = None
+
+
+class SinkWork(Message, frozen=True):
+    """Sink mover: open a sink, and write into it what the restore mover of this attempt sends."""
+
+    task_id: str
+    sink: SinkSpec
+    endpoint: Endpoint
 
 
 class ReadConfiguration(Message, frozen=True):
@@ -491,6 +501,7 @@ ToMover = (
     | MakeFull
     | Seal
     | RestoreWork
+    | SinkWork
     | CopyWork
     | ReadConfiguration
     | ExamineWork

@@ -7,6 +7,7 @@ from vbrcore.model.errors import NotFound, ProtocolError
 from vbrcore.model.point import Point, PointDisk
 from vbrcore.mover.control import Control
 from vbrcore.mover.disk_restore import DiskRestore
+from vbrcore.mover.follow import ToManager
 from vbrcore.mover.halves import open_sink
 from vbrcore.mover.messages import (
     Configuration,
@@ -20,6 +21,7 @@ from vbrcore.mover.messages import (
 )
 from vbrcore.mover.reading import follow, reading_threads, unlock
 from vbrcore.mover.workers import stopped
+from vbrcore.plugins.mover import Writer
 from vbrcore.storage.places import open_place
 
 CONFIGURATION_PART_BYTES: Final = 4 * 1024 * 1024
@@ -58,13 +60,15 @@ def run(control: Control) -> None:
 
 
 def _wants_contents(work: RestoreWork | ReadConfiguration) -> bool:
-    return work.sink is not None or work.deep if isinstance(work, RestoreWork) else not work.as_stored
+    if isinstance(work, RestoreWork):
+        return work.sink is not None or work.endpoint is not None or work.deep
+    return not work.as_stored
 
 
 def _restore(control: Control, work: RestoreWork, reader: ChainReader, point: Point) -> RestoreDone:
     disk = _disk_of(point, work)
     threads = reading_threads()
-    sink = None if work.sink is None else open_sink(work.sink)
+    sink = _sink(control, work)
     try:
         restore = DiskRestore(reader, disk, point.block_size_bytes, sink, deep=work.deep, threads=threads)
         control.send(Ready())
@@ -78,6 +82,15 @@ def _restore(control: Control, work: RestoreWork, reader: ChainReader, point: Po
     finally:
         if sink is not None:
             sink.close()
+
+
+def _sink(control: Control, work: RestoreWork) -> Writer | None:
+    """Open the sink, or reach the mover that has it open on another server; None: the disk is only checked."""
+    if work.endpoint is not None:
+        from vbrcore.mover.farsink import FarWriter  # noqa: PLC0415 - only where the repository is elsewhere
+
+        return FarWriter(work.endpoint, work.task_id, ToManager(control, work.task_id))
+    return None if work.sink is None else open_sink(work.sink)
 
 
 def _disk_of(point: Point, work: RestoreWork) -> PointDisk:

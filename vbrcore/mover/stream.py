@@ -2,12 +2,12 @@
 
 import socket
 import struct
-import threading
 from pathlib import Path
 from typing import Final
 
 from vbrcore.model.errors import InvalidValue, OutputRefused, SinkWriteFailed
 from vbrcore.mover.sockets import connect_to
+from vbrcore.mover.turns import Turns
 from vbrcore.plugins.api import Confinement, SinkSpec
 
 _ZEROS_BYTES: Final = 1024 * 1024
@@ -27,9 +27,7 @@ class StreamWriter:
         if not isinstance(path, str) or not token or "\n" in token:
             raise InvalidValue("a stream sink needs the setting 'socket' and the secret 'token'")
         self._size_bytes = spec.size_bytes
-        self._position = 0
-        self._failed = False
-        self._turn = threading.Condition()
+        self._turns = Turns()
         self._zeros = bytes(_ZEROS_BYTES)
         try:
             self._socket = connect_to(Path(path))
@@ -40,30 +38,28 @@ class StreamWriter:
 
     def write_from(self, offset: int, buffer: memoryview) -> None:
         """Send the buffer when its turn has come."""
-        self._wait_for(offset)
+        self._turns.wait_for(offset)
         self._send(buffer)
-        self._advance(len(buffer))
+        self._turns.advance(len(buffer))
 
     def zero(self, offset: int, length: int) -> None:
         """Send zeros when their turn has come."""
-        self._wait_for(offset)
+        self._turns.wait_for(offset)
         for start in range(0, length, _ZEROS_BYTES):
             self._send(memoryview(self._zeros)[: min(_ZEROS_BYTES, length - start)])
-        self._advance(length)
+        self._turns.advance(length)
 
     def finish(self) -> None:
         """End the stream. Raises `SinkWriteFailed` if anything is missing."""
-        if self._position != self._size_bytes:
-            raise SinkWriteFailed(f"the stream ends at {self._position} of {self._size_bytes} bytes")
+        if self._turns.position != self._size_bytes:
+            raise SinkWriteFailed(f"the stream ends at {self._turns.position} of {self._size_bytes} bytes")
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise SinkWriteFailed(f"the reader of the stream is gone: {error}") from error
 
     def close(self) -> None:
-        with self._turn:
-            self._failed = True
-            self._turn.notify_all()
+        self._turns.fail()
         self._socket.close()
 
     def _check_reader(self, confinement: Confinement | None) -> None:
@@ -74,22 +70,9 @@ class StreamWriter:
             self._socket.close()
             raise OutputRefused(f"user {uid} listens for the stream, not user {confinement.uid}, who asked for it")
 
-    def _wait_for(self, offset: int) -> None:
-        with self._turn:
-            self._turn.wait_for(lambda: self._position == offset or self._failed)
-            if self._failed:
-                raise SinkWriteFailed("the stream was ended by an error")
-
     def _send(self, buffer: memoryview) -> None:
         try:
             self._socket.sendall(buffer)
         except OSError as error:
-            with self._turn:
-                self._failed = True
-                self._turn.notify_all()
+            self._turns.fail()
             raise SinkWriteFailed(f"the reader of the stream is gone: {error}") from error
-
-    def _advance(self, length: int) -> None:
-        with self._turn:
-            self._position += length
-            self._turn.notify_all()

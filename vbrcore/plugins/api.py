@@ -80,7 +80,11 @@ class Confinement(msgspec.Struct, frozen=True):
 
 
 class SinkSpec(msgspec.Struct, frozen=True):
-    """What a mover needs to open one sink to restore into. A writer that cannot keep to `confinement` refuses it."""
+    """What a mover needs to open one sink to restore into. A writer that cannot keep to `confinement` refuses it.
+
+    `anywhere`: a mover on any server can open it. Others are opened on the backup server, and the repository's server
+    sends the disk there.
+    """
 
     plugin: str
     writer: str
@@ -88,6 +92,7 @@ class SinkSpec(msgspec.Struct, frozen=True):
     settings: dict[str, str | int | bool | list[str]] = {}
     secrets: dict[str, str] = {}
     confinement: Confinement | None = None
+    anywhere: bool = False
 
 
 class DiskSource(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from vbrcore.mover.messages import Message
 PROTOCOL = 1
 PROTOCOLS = (1,)  # what a manager of this version talks to: its own, and the one before once there is one
 
-Role = Literal["source", "target", "restore", "copy", "storage"]
+Role = Literal["source", "target", "restore", "copy", "storage", "sink"]
 
 
 # --- manager to transport -------------------------------------------------------------------------

@@ -32,7 +32,9 @@ class Ways:
         if self._managed is None:
             return SinkSpec("kvm", "image", size_bytes, settings)
         reached = settings | settings_of(self._managed.access)
-        return SinkSpec("kvm", "image-tunnel", size_bytes, reached, self._managed.secrets)
+        secrets = self._managed.secrets
+        # The keys of an agent are on the backup server only.
+        return SinkSpec("kvm", "image-tunnel", size_bytes, reached, secrets, anywhere=bool(secrets))
 
     def _far(self, near: SourceSpec) -> SourceSpec:
         if self._managed is None:
