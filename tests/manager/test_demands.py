@@ -31,7 +31,7 @@ def resources(units: object) -> list[str]:
 def found(*, job: Job = JOB, **servers_of: tuple[str, ...]) -> Candidates:
     """Where a disk can be read: the servers that offer each mode, the best mode first."""
     modes = {one.name: tuple(mode for mode, names in servers_of.items() if one.name in names) for one in (LOCAL, FAR)}
-    return placed(job, REPOSITORY, HYPERVISOR, servers=(LOCAL, FAR), beside=LOCAL, modes=modes)
+    return placed(job, REPOSITORY, HYPERVISOR.server, servers=(LOCAL, FAR), beside=LOCAL, modes=modes)
 
 
 def test_a_session_of_the_schedule_begins_a_machine_only_while_its_window_is_open() -> None:
@@ -123,8 +123,8 @@ def test_the_chain_is_held_by_the_session() -> None:
 def test_a_proxy_whose_data_has_no_way_to_the_repository_is_no_candidate() -> None:
     beside, far = (msgspec.structs.replace(one, dials_only=True) for one in (LOCAL, FAR))
     modes = {"local": ("host",), "far": ("host",)}
-    both = placed(JOB, REPOSITORY, HYPERVISOR, servers=(beside, far), beside=beside, modes=modes)
+    both = placed(JOB, REPOSITORY, HYPERVISOR.server, servers=(beside, far), beside=beside, modes=modes)
     assert [choice.server for choice in both.choices] == ["local"]  # on one server nobody dials
     assert [(one.server, one.reason) for one in both.excluded] == [("far", "no_route")]
-    reached = placed(JOB, REPOSITORY, HYPERVISOR, servers=(beside, FAR), beside=beside, modes=modes)
+    reached = placed(JOB, REPOSITORY, HYPERVISOR.server, servers=(beside, FAR), beside=beside, modes=modes)
     assert [choice.server for choice in reached.choices] == ["local", "far"]
