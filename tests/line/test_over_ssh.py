@@ -55,6 +55,22 @@ def test_a_chain_on_another_server_is_written_shown_and_read_there(
     assert list((cache / "log").glob(f"{started['job_id']}_*")) == []  # the service's own mover there still lives
 
 
+@pytest.mark.usefixtures("far")
+def test_why_a_disk_from_another_server_cannot_be_restored_is_said_and_no_file_stays(
+    line: Line, make_disk: Callable[..., Path]
+) -> None:
+    make_disk(line.lab / "web" / "web.raw", seed=1, data_mib=8)
+    line.add_job("nightly")
+    line.run_job()
+    (backup,) = line.repository.rglob("*.vbf")
+    with backup.open("r+b") as file:
+        file.seek(backup.stat().st_size // 2)
+        file.write(os.urandom(64 * 1024))
+    point, output = line.points()[0]["point_id"], line.home / "out.raw"
+    line.refused("data_corrupt", "restore", "disk", point, "web.raw", "--output", output, "--format", "raw")
+    assert not output.exists()
+
+
 def test_what_a_cut_off_mover_said_is_fetched_by_the_next_session(
     line: Line, far: Sshd, make_disk: Callable[..., Path]
 ) -> None:

@@ -18,11 +18,16 @@ from vbrcore.plugins.api import SinkSpec
 from vbrcore.transport.client import MoverHandle
 
 _SECRET_BYTES = 32
+# What a sink says when its sender ended: the sender knows why, and is not to be killed before it has said so.
+_OF_THE_SENDER = (MoverLost, ProtocolError)
 _TIDY_S = 10.0  # for a sink whose sender is gone to remove what it has begun
 
 
 class FarSink:
-    """The sink mover of one attempt. `endpoint` is what the restore mover is told; `gone` is set with `lost`."""
+    """The sink mover of one attempt. `endpoint` is what the restore mover is told.
+
+    `gone` is set when the sink itself has failed.
+    """
 
     def __init__(self, context: Context, task: Task, handle: MoverHandle, work: SinkWork) -> None:
         self.endpoint = work.endpoint
@@ -55,10 +60,14 @@ class FarSink:
         if self.lost is not None:
             raise self.lost
 
+    async def ended(self, patience_s: float) -> None:
+        """Return when the mover has said its last word. Raises `TimeoutError`."""
+        await asyncio.wait_for(self._ended.wait(), patience_s)
+
     async def close(self) -> None:
         """Let it tidy up, and then end it."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), _TIDY_S)
+            await self.ended(_TIDY_S)
         await self._handle.kill()
         self._listener.cancel()
         await asyncio.gather(self._listener, return_exceptions=True)
@@ -94,7 +103,8 @@ class FarSink:
         if not self._port.done():
             self._port.set_exception(self.lost)
             self._port.exception()  # marks it as seen: nobody may be waiting for it
-        self.gone.set()
+        if not isinstance(error, _OF_THE_SENDER):
+            self.gone.set()
         self._ended.set()
 
 
@@ -121,8 +131,8 @@ async def far_sink(context: Context, task: Task, spec: SinkSpec, *, repository_s
         # The sender learns of it by a broken connection, often before its reason is here.
         if isinstance(error, MoverLost) and sink.lost is None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(sink.gone.wait(), _TIDY_S)
-        cause = sink.lost or error
+                await sink.ended(_TIDY_S)
+        cause = sink.lost if sink.lost is not None and sink.gone.is_set() else error
         raise cause from error.__cause__
     finally:
         await asyncio.shield(sink.close())
