@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.line.conftest import Line
-from vbrcore.testing.smbd import PASSWORD_TEXT, SMBD, Smbd
+from vbrcore.testing.smbd import PASSWORD_TEXT, Smbd
 from vbrcore.testing.sshd import Sshd
 
 pytestmark = pytest.mark.timeout(400)
@@ -55,7 +55,6 @@ def test_a_directory_of_another_server(
     assert list(line.repository.iterdir()) == []
 
 
-@pytest.mark.skipif(SMBD is None, reason="there is no smbd")
 def test_the_gateway_at_the_site_serves_a_share_until_it_is_gone(
     line: Line, far: Sshd, smbd: Smbd, make_disk: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vbrcore.testing.smbd import PASSWORD_TEXT, SMBD, Smbd
+from vbrcore.testing.smbd import PASSWORD_TEXT, Smbd
 
-pytestmark = [pytest.mark.skipif(SMBD is None, reason="there is no smbd"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from vbrcore.secrets.secret import Secret
 from vbrcore.service.balancing import capacities_of
 from vbrcore.service.elsewhere import Elsewhere
 from vbrcore.storage.repository import IDENTITY_NAME
-from vbrcore.testing.smbd import SMBD, Smbd, free_port
+from vbrcore.testing.smbd import Smbd, free_port
 
-pytestmark = pytest.mark.skipif(SMBD is None, reason="there is no smbd")
 GIB = 1 << 30
 
 

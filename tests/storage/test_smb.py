@@ -16,9 +16,8 @@ from vbrcore.model.errors import ChainLocked, InvalidValue, ShareRefused, ShareU
 from vbrcore.model.place import PASSWORD, Place, Share, share_of
 from vbrcore.storage import smbwire
 from vbrcore.storage.smb import SmbLock, SmbStorage
-from vbrcore.testing.smbd import PASSWORD_TEXT, SMBD, Smbd, free_port
+from vbrcore.testing.smbd import PASSWORD_TEXT, Smbd, free_port
 
-pytestmark = pytest.mark.skipif(SMBD is None, reason="there is no smbd")
 MIB = 1024 * 1024
 
 

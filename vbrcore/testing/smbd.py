@@ -52,7 +52,7 @@ class Smbd:
         return Place(share=share, username=self.user, secrets={PASSWORD: PASSWORD_TEXT})
 
     def start(self) -> None:
-        assert SMBD is not None
+        assert SMBD is not None, "there is no smbd: script/setup installs it"
         command = [SMBD, "-s", str(self._file), "-F", "--no-process-group"]
         # Its children, one for each connection, die with it only if they are told: so they are a group.
         self._process = subprocess.Popen(
